@@ -1,0 +1,183 @@
+//! What goes into the engine and what comes out: requests, events, errors. Everything here is plain data, so that
+//! `server` and tests can build it without knowing the scheduler.
+
+use tokio::sync::mpsc;
+
+/// One generation. `n > 1` is several requests with seeds of their own; the prefix cache shares their prompt.
+pub struct Request {
+    /// Prompt tokens, special tokens included. At least one.
+    pub prompt: Vec<u32>,
+    /// Most tokens to generate; the engine lowers it to what the context leaves. 0 only counts and warms the cache.
+    pub max_tokens: u32,
+    pub sampling: Sampling,
+    /// Tokens that end the sequence (EOS and friends). They are not emitted as `Event::Token`.
+    pub stop_tokens: Vec<u32>,
+    /// Tokens before this many generated ones mask `stop_tokens` out.
+    pub min_tokens: u32,
+    /// Restricts the next token; asked before each one.
+    pub constraint: Option<Box<dyn Constraint>>,
+    /// Separates prefix-cache entries of tenants: equal prompts with different salts share nothing.
+    pub cache_salt: u64,
+    /// `Some(k)`: report the chosen token's log-probability and the `k` most likely (k <= 20).
+    pub logprobs: Option<u8>,
+}
+
+/// How the next token is drawn. Greedy when `temperature == 0`. Order: penalties and bias, constraint, temperature,
+/// top-k, top-p, min-p. The random number for output position i depends on `(seed, i)` only.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampling {
+    pub temperature: f32,
+    pub top_k: Option<u32>,
+    pub top_p: f32,
+    pub min_p: f32,
+    /// Subtracted once from tokens already generated.
+    pub presence_penalty: f32,
+    /// Subtracted per occurrence among generated tokens.
+    pub frequency_penalty: f32,
+    /// Divides positive, multiplies negative logits of tokens in prompt or output. 1 is off. Source: CTRL, Keskar 2019.
+    pub repetition_penalty: f32,
+    /// Added to logits: (token, bias).
+    pub logit_bias: Vec<(u32, f32)>,
+    pub seed: u64,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self {
+            temperature: 0.0,
+            top_k: None,
+            top_p: 1.0,
+            min_p: 0.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            repetition_penalty: 1.0,
+            logit_bias: Vec::new(),
+            seed: 0,
+        }
+    }
+}
+
+/// One generated token, in order; then exactly one `Done` or `Failed`.
+#[derive(Clone, Debug)]
+pub enum Event {
+    Token { token: u32, logprob: Option<TokenLogprob> },
+    Done { reason: FinishReason, usage: Usage },
+    Failed(String),
+}
+
+/// Natural-log probabilities after penalties and before temperature truncation (top-k, top-p, min-p).
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenLogprob {
+    pub logprob: f32,
+    /// Most likely first.
+    pub top: Vec<(u32, f32)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FinishReason {
+    /// A stop token, or a constraint that allows nothing more.
+    Stop,
+    /// `max_tokens` or the end of the context.
+    Length,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub prompt_tokens: u32,
+    /// Part of the prompt that came from the prefix cache.
+    pub cached_tokens: u32,
+    /// Emitted tokens (the stop token not counted).
+    pub completion_tokens: u32,
+}
+
+/// The receiving end. Dropping it cancels the request and frees its pages.
+pub struct Stream {
+    pub events: mpsc::Receiver<Event>,
+}
+
+/// Why a request was not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum SubmitError {
+    #[error("the queue of {capacity} requests is full; retry after {retry_after_ms} ms")]
+    QueueFull { capacity: usize, retry_after_ms: u64 },
+    #[error("the prompt has {prompt_tokens} tokens; this model's context holds {context_tokens}; shorten the prompt")]
+    PromptTooLong { prompt_tokens: usize, context_tokens: usize },
+    #[error("the prompt is empty; send at least one token")]
+    EmptyPrompt,
+    #[error("token {token} is outside the vocabulary of {vocab_size}")]
+    TokenOutOfRange { token: u32, vocab_size: u32 },
+    #[error("the engine is shutting down; send the request to another site or try later")]
+    Stopped,
+}
+
+/// A grammar, seen from the engine: which tokens may come next.
+pub trait Constraint: Send {
+    /// Sets in `mask` the tokens allowed next (it comes in all clear). Stop tokens are allowed where the grammar may end.
+    fn allowed(&mut self, mask: &mut TokenMask) -> Result<(), ConstraintError>;
+    /// The token that was drawn. Called once per token, stop tokens included.
+    fn accept(&mut self, token: u32) -> Result<(), ConstraintError>;
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("constrained decoding failed: {reason}")]
+pub struct ConstraintError {
+    pub reason: String,
+}
+
+/// A bit per token of the vocabulary.
+#[derive(Clone, Debug)]
+pub struct TokenMask {
+    pub words: Vec<u32>,
+}
+
+impl TokenMask {
+    pub fn new(vocab_size: usize) -> Self {
+        Self { words: vec![0; vocab_size.div_ceil(32)] }
+    }
+
+    pub fn clear(&mut self) {
+        self.words.fill(0);
+    }
+
+    pub fn insert(&mut self, token: u32) {
+        if let Some(word) = self.words.get_mut(token as usize / 32) {
+            *word |= 1 << (token % 32);
+        }
+    }
+
+    pub fn contains(&self, token: u32) -> bool {
+        self.words.get(token as usize / 32).is_some_and(|word| word >> (token % 32) & 1 == 1)
+    }
+}
+
+/// Bounds of one engine. Defaults suit a laptop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// Worker threads of the pool, the engine thread included.
+    pub threads: usize,
+    /// Memory for the KV cache. 0: enough for `max_sequences` of a quarter context, at least one full context.
+    pub cache_bytes: usize,
+    /// Sequences decoded together.
+    pub max_sequences: usize,
+    /// Requests waiting beyond those; the next is refused.
+    pub queue_requests: usize,
+    /// Rows of one step: decode rows plus prompt chunks.
+    pub step_tokens: usize,
+    /// Lower the model's context to this. 0: the model's own.
+    pub context_tokens: usize,
+    pub prefix_cache: bool,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            cache_bytes: 0,
+            max_sequences: 32,
+            queue_requests: 128,
+            step_tokens: 256,
+            context_tokens: 0,
+            prefix_cache: true,
+        }
+    }
+}

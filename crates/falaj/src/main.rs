@@ -1,0 +1,3 @@
+//! The falaj binary.
+
+fn main() {}

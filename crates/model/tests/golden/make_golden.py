@@ -147,7 +147,7 @@ def shapes(config):
 
 def logits(folder, tokens, dtype):
     model, report = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, attn_implementation="eager", output_loading_info=True
+        folder, dtype=dtype, attn_implementation="eager", experts_implementation="eager", output_loading_info=True
     )
     wrong = {kind: names for kind, names in report.items() if names}
     assert not wrong, f"the reference did not read every tensor: {wrong}"

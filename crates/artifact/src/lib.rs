@@ -10,17 +10,23 @@ pub mod gguf;
 pub mod safetensors;
 pub mod sharded;
 
+mod catalog;
 mod digest;
 mod dtype;
 mod error;
 mod files;
+mod hashing;
 mod layout;
+mod manifest;
+mod summary;
 mod verified;
 
+pub use catalog::{Catalog, Import, Listing, Report};
 pub use digest::{Digest, Hasher};
 pub use dtype::{Dtype, TensorEntry};
 pub use error::ArtifactError;
 pub use layout::Layout;
+pub use manifest::{FileEntry, Manifest};
 pub use verified::{ModelFiles, Verified};
 
 /// Progress of long work over files, in bytes of all files together.

@@ -1,0 +1,20 @@
+//! `cargo xtask golden`: how the committed golden files are made again. It only prints, since making them needs
+//! reference implementations that no test depends on, and since a golden file changes by decision, not by command.
+
+use anyhow::Result;
+
+pub fn run(_args: &[String]) -> Result<()> {
+    println!("{GUIDE}");
+    Ok(())
+}
+
+const GUIDE: &str = "\
+Golden files hold what an independent implementation computed. Change one only when the reference was wrong or a case is
+added; when a test disagrees with one, the code is suspect first.
+
+Logits of tiny models (PyTorch, transformers)     crates/model/tests/golden/README.md
+    python3 -m venv target/venv-golden-model
+    target/venv-golden-model/bin/pip install -r crates/model/tests/golden/requirements.txt
+    target/venv-golden-model/bin/python crates/model/tests/golden/make_golden.py
+
+Tokens and chat formats (mistral-common, tokenizers)   see the README beside crates/text/tests/golden";

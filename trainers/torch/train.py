@@ -1,0 +1,106 @@
+"""Trains falaj-seed. Kill it at any time and start it again: it goes on from the last checkpoint.
+
+    python train.py --recipe falaj_seed.toml [--decay-from-now N]
+
+The rate rises, stays, then falls linearly to zero over the last part. `--decay-from-now N` begins the fall at the checkpoint and ends N steps later:
+for a machine that turns out slower than planned. The choice is kept in the checkpoint.
+"""
+
+import argparse
+import json
+import os
+import time
+import tomllib
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from data import Batches
+from model import Decoder
+
+
+def rate(step, plan, warmup):
+    """The share of the full learning rate at a step: trapezoid."""
+    rise = min(1.0, (step + 1) / warmup)
+    fall = min(1.0, max(0.0, (plan["end"] - step) / max(1, plan["end"] - plan["decay_start"])))
+    return min(rise, fall)
+
+
+def optimisers(model, t):
+    """Muon for the matrices inside the layers, AdamW for the embedding and the norms."""
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    rest = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
+    return [torch.optim.Muon(matrices, lr=t["lr"], weight_decay=t["weight_decay"], momentum=0.95, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(rest, lr=t["lr"], betas=(0.9, 0.95), weight_decay=0.0)]
+
+
+def loss_of(model, tokens, mask, precision):
+    """Mean cross entropy over the counted positions. The head, 40 % of the work, sees only those. Returns (loss, per-row sums)."""
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+        hidden = model(tokens[:, :-1])
+        logits = model.logits(hidden[mask])
+    losses = F.cross_entropy(logits.float(), tokens[:, 1:][mask], reduction="none")
+    return losses.mean(), losses.detach()
+
+
+def save(path, **state):
+    """All or nothing: a reader never sees half a checkpoint."""
+    torch.save(state, path.with_suffix(".part"))
+    os.replace(path.with_suffix(".part"), path)
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--recipe", default="falaj_seed.toml")
+    arguments.add_argument("--decay-from-now", type=int)
+    arguments.add_argument("--precision", choices=["f32", "bf16"], default="bf16")
+    options = arguments.parse_args()
+    recipe = tomllib.loads(Path(options.recipe).read_text())
+    t, out = recipe["train"], Path(recipe["out"])
+    torch.set_num_threads(t["threads"])
+    torch.manual_seed(recipe["seed"])
+    torch.set_flush_denormal(True)
+    model = Decoder(recipe["model"], recipe["tokenizer"]["vocab"])
+    optimiser = optimisers(model, t)
+    step, seconds = 0, 0.0
+    plan = {"decay_start": int(t["steps"] * (1 - t["decay"])), "end": t["steps"]}
+    checkpoint = out / "checkpoint.pt"
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        for o, s in zip(optimiser, state["optimisers"]):
+            o.load_state_dict(s)
+        step, seconds = state["step"], state["seconds"]
+        if state["plan"]["end"] != plan["end"] and state["plan"].get("chosen"):
+            plan = state["plan"]
+    if options.decay_from_now:
+        plan = {"decay_start": step, "end": step + options.decay_from_now, "chosen": True}
+    batches, log = Batches(recipe), open(out / "loss.jsonl", "a", buffering=1)
+    rows = t["rows_chat"] + t["rows_prose"] + t["rows_fim"]
+    while step < plan["end"]:
+        began = time.time()
+        tokens, mask = (torch.from_numpy(x) for x in batches.batch(step))
+        loss, losses = loss_of(model, tokens, mask, options.precision)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        share = rate(step, plan, t["warmup"])
+        for o in optimiser:
+            for group in o.param_groups:
+                group["lr"] = t["lr"] * share
+            o.step()
+            o.zero_grad(set_to_none=True)
+        step += 1
+        took = time.time() - began
+        seconds += took
+        chat = int(mask[:t["rows_chat"]].sum())
+        log.write(json.dumps({"step": step, "loss": round(loss.item(), 4), "chat": round(losses[:chat].mean().item(), 4), "prose": round(losses[chat:].mean().item(), 4),
+                              "rate": round(t["lr"] * share, 6), "norm": round(norm.item(), 3), "tokens": step * rows * t["sequence"], "seconds": round(seconds, 1),
+                              "tokens_per_s": round(rows * t["sequence"] / took)}) + "\n")
+        if step % t["checkpoint_every"] == 0 or step == plan["end"]:
+            save(checkpoint, model=model.state_dict(), optimisers=[o.state_dict() for o in optimiser], step=step, seconds=seconds, plan=plan)
+    print(f"done: {step} steps, {seconds / 3600:.2f} hours")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+//! Tool calls as a grammar: the model's own syntax around arguments that fit the tool's schema.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use super::spaced;
+use crate::{ChatFormat, TextError, Tool, ToolChoice, ToolSyntax};
+
+/// The Lark grammar, or `None` when nothing is to be restricted.
+pub(super) fn grammar(
+    tools: &[Tool],
+    choice: &ToolChoice,
+    parallel: bool,
+    format: &ChatFormat,
+) -> Result<Option<String>, TextError> {
+    let allowed: Vec<&Tool> = match choice {
+        ToolChoice::None => return Ok(None),
+        ToolChoice::Auto | ToolChoice::Any => tools.iter().collect(),
+        ToolChoice::Named(name) => tools.iter().filter(|tool| tool.name == *name).collect(),
+    };
+    if allowed.is_empty() {
+        return match choice {
+            ToolChoice::Auto | ToolChoice::None => Ok(None),
+            ToolChoice::Any => Err(refuse("`tool_choice` demands a call, but there are no tools".to_owned())),
+            ToolChoice::Named(name) => {
+                let known: Vec<&str> = tools.iter().map(|tool| tool.name.as_str()).collect();
+                Err(refuse(format!("`tool_choice` names `{name}`, which is not among the tools: {}", known.join(", "))))
+            }
+        };
+    }
+    let auto = *choice == ToolChoice::Auto;
+    // A named tool is called once.
+    let repeat = parallel && !matches!(choice, ToolChoice::Named(_));
+    let mut out = String::new();
+    match format.tool_syntax() {
+        ToolSyntax::None if auto => return Ok(None),
+        ToolSyntax::None => return Err(refuse("this model can't call tools".to_owned())),
+        ToolSyntax::List { start, ids } => {
+            start_rule(&mut out, auto, "");
+            let more = if repeat { "(\", \" call)*" } else { "" };
+            let _ = writeln!(out, "calls: <[{start}]> \"[\" call {more} \"]\"");
+            let id = if ids { r#"(", \"id\": \"" /[a-zA-Z0-9]{9}/ "\"")?"# } else { "" };
+            alternatives(&mut out, &allowed, |name, at| {
+                let open = quote(&format!("{{\"name\": {name}, \"arguments\": "));
+                format!("{open} args_{at} {id} \"}}\"")
+            });
+        }
+        ToolSyntax::Named { start, args, call_id } => {
+            start_rule(&mut out, auto, "");
+            let more = if repeat { "+" } else { "" };
+            let _ = writeln!(out, "calls: call{more}");
+            let id = call_id.map(|token| format!("(<[{token}]> /[a-zA-Z0-9]{{9}}/)?")).unwrap_or_default();
+            alternatives(&mut out, &allowed, |name, at| {
+                let name: String = serde_json::from_str(name).unwrap_or_default();
+                format!("<[{start}]> {} {id} <[{args}]> args_{at}", quote(&name))
+            });
+        }
+        ToolSyntax::Hermes => {
+            start_rule(&mut out, auto, "");
+            let token = |name: &str| match format.tokenizer().named_token(name) {
+                Some(token) => format!("<[{token}]>"),
+                None => quote(name),
+            };
+            let (open, close) = (token("<tool_call>"), token("</tool_call>"));
+            let more = if repeat { format!("({} call)*", quote("\n")) } else { String::new() };
+            let _ = writeln!(out, "calls: call {more}");
+            alternatives(&mut out, &allowed, |name, at| {
+                let body = quote(&format!("\n{{\"name\": {name}, \"arguments\": "));
+                format!("{open} {body} args_{at} {} {close}", quote("}\n"))
+            });
+        }
+        ToolSyntax::Llama { start } => {
+            start_rule(&mut out, auto, "[^{]");
+            let tag = start.map(|token| format!("<[{token}]>? ")).unwrap_or_default();
+            let _ = writeln!(out, "calls: {tag}call");
+            alternatives(&mut out, &allowed, |name, at| {
+                let open = quote(&format!("{{\"name\": {name}, \"parameters\": "));
+                format!("{open} args_{at} \"}}\"")
+            });
+        }
+    }
+    for (at, tool) in allowed.iter().enumerate() {
+        let schema = spaced(arguments_schema(tool)?);
+        let _ = writeln!(out, "args_{at}: %json {schema}");
+    }
+    Ok(Some(out))
+}
+
+/// `first`: what a text's first character must be, for syntaxes whose calls begin like text.
+fn start_rule(out: &mut String, auto: bool, first: &str) {
+    if !auto {
+        out.push_str("start: calls\n");
+        return;
+    }
+    if first.is_empty() {
+        out.push_str("start: TEXT? calls?\n");
+    } else {
+        out.push_str("start: TEXT? | calls\n");
+    }
+    let _ = writeln!(out, "TEXT: /{first}(.|\\n)+/");
+}
+
+fn alternatives(out: &mut String, tools: &[&Tool], rule: impl Fn(&str, usize) -> String) {
+    let names: Vec<String> = (0..tools.len()).map(|at| format!("call_{at}")).collect();
+    let _ = writeln!(out, "call: {}", names.join(" | "));
+    for (at, tool) in tools.iter().enumerate() {
+        let name = Value::from(tool.name.as_str()).to_string();
+        let _ = writeln!(out, "call_{at}: {}", rule(&name, at));
+    }
+}
+
+/// Arguments are an object, even where the schema forgets to say so.
+fn arguments_schema(tool: &Tool) -> Result<Value, TextError> {
+    match &tool.parameters {
+        Value::Null | Value::Bool(true) => Ok(json!({"type": "object"})),
+        Value::Object(map) => {
+            let mut map = map.clone();
+            map.entry("type").or_insert_with(|| "object".into());
+            if tool.strict {
+                map.entry("additionalProperties").or_insert(Value::Bool(false));
+            }
+            Ok(Value::Object(map))
+        }
+        _ => Err(refuse(format!("the parameters of tool `{}` are no JSON schema", tool.name))),
+    }
+}
+
+/// A Lark string literal; JSON's escapes are Lark's.
+fn quote(text: &str) -> String {
+    Value::from(text).to_string()
+}
+
+fn refuse(reason: String) -> TextError {
+    TextError::Conversation { reason }
+}

@@ -26,7 +26,7 @@ SYSTEM = {
 def generate(count, seed):
     """Yields `count` conversations. The same count and seed give the same text."""
     rng = random.Random(seed)
-    kinds, weights = zip(*KINDS)
+    _, kinds, weights = zip(*KINDS)
     for i in range(count):
         language = LANGUAGES[i % 3]
         messages, tools = rng.choices(kinds, weights)[0](rng, language)
@@ -312,10 +312,13 @@ def several_turns(rng, language):
 
 SHORT = [small_talk(GREETINGS), about_falaj, about_falaj, translate, capital, arithmetic, change_case, repeat, small_talk(THANKS), unknown, reverse_list]
 
+# name, how to make one, how often
 KINDS = [
-    (small_talk(GREETINGS), 4), (small_talk(THANKS), 1), (small_talk(GOODBYES), 1), (about_falaj, 17),
-    (change_case, 4), (count_words, 3), (repeat, 6), (reverse_list, 4), (pick_from_list, 3), (arithmetic, 8), (translate, 10), (capital, 6),
-    (yes_or_no, 3), (extract_name, 3), (next_in_order, 2), (count_up, 2), (unknown, 5), (remembered_name, 6), (several_turns, 5), (tool_talk, 22),
+    ("greeting", small_talk(GREETINGS), 4), ("thanks", small_talk(THANKS), 1), ("goodbye", small_talk(GOODBYES), 1), ("about falaj", about_falaj, 17),
+    ("change case", change_case, 4), ("count words", count_words, 3), ("repeat", repeat, 6), ("reverse a list", reverse_list, 4),
+    ("pick from a list", pick_from_list, 3), ("arithmetic", arithmetic, 8), ("translate a word", translate, 10), ("capital", capital, 6),
+    ("yes or no", yes_or_no, 3), ("extract a name", extract_name, 3), ("what comes next", next_in_order, 2), ("count up", count_up, 2),
+    ("not known", unknown, 5), ("remember a name", remembered_name, 6), ("several turns", several_turns, 5), ("tools", tool_talk, 22),
 ]
 
 if __name__ == "__main__":

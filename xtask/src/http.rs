@@ -111,3 +111,40 @@ enum Body {
 }
 
 const READ_TIMEOUT: Duration = Duration::from_secs(120);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    /// Answers one request with these bytes and closes.
+    fn answering(reply: &'static str) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("the loopback has a free port");
+        let address = listener.local_addr().expect("it is bound").to_string();
+        std::thread::spawn(move || {
+            let (socket, _) = listener.accept().expect("the test connects");
+            let mut lines = BufReader::new(&socket).lines();
+            while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+            (&socket).write_all(reply.as_bytes()).expect("the test reads");
+        });
+        address
+    }
+
+    #[test]
+    fn both_kinds_of_body_are_read() {
+        for reply in [
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwater",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nwat\r\n2\r\ner\r\n0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\n\r\nwater",
+        ] {
+            let reply = get(&answering(reply), "/", "key").expect("a good reply");
+            assert_eq!((reply.status, reply.body.as_str()), (200, "water"));
+        }
+    }
+
+    #[test]
+    fn a_cut_stream_is_an_error() {
+        let cut = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nwater\r\n";
+        assert!(get(&answering(cut), "/", "key").is_err());
+    }
+}

@@ -76,7 +76,7 @@ impl Catalog {
     /// As [`Catalog::import`], and [`ArtifactError::DigestMismatch`] for a file that is not the expected one.
     pub fn import_with(
         &self,
-        import: &Import<'_>,
+        import: &Import,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Manifest, ArtifactError> {
         import::run(self, import, progress)

@@ -17,11 +17,11 @@ use crate::{ArtifactError, Digest, Hasher, Layout, Progress};
 
 /// What to import, and what is known about it.
 #[derive(Clone, Debug)]
-pub struct Import<'a> {
+pub struct Import {
     /// A GGUF file or a model's directory.
-    pub from: &'a Path,
+    pub from: PathBuf,
     /// The name in the catalog.
-    pub name: &'a str,
+    pub name: String,
     /// Where it came from, for the manifest.
     pub source: Option<String>,
     /// Overrides what the files say.
@@ -32,26 +32,33 @@ pub struct Import<'a> {
     pub copy: bool,
 }
 
-impl<'a> Import<'a> {
-    pub fn new(from: &'a Path, name: &'a str) -> Import<'a> {
-        Import { from, name, source: None, license: None, expected: BTreeMap::new(), copy: false }
+impl Import {
+    pub fn new(from: impl Into<PathBuf>, name: impl Into<String>) -> Import {
+        Import {
+            from: from.into(),
+            name: name.into(),
+            source: None,
+            license: None,
+            expected: BTreeMap::new(),
+            copy: false,
+        }
     }
 }
 
 pub(super) fn run(
     catalog: &Catalog,
-    import: &Import<'_>,
+    import: &Import,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Manifest, ArtifactError> {
-    let target = catalog.path(import.name)?;
-    let taken = || ArtifactError::ModelExists { name: shown(import.name) };
+    let target = catalog.path(&import.name)?;
+    let taken = || ArtifactError::ModelExists { name: shown(&import.name) };
     if target.exists() {
         return Err(taken());
     }
-    let layout = Layout::detect(import.from)?;
+    let layout = Layout::detect(&import.from)?;
     // Headers are read before gigabytes move.
     let summary = Summary::of(&layout)?;
-    let parts = parts(&layout, import.from)?;
+    let parts = parts(&layout, &import.from)?;
 
     let stage = Stage::new(&catalog.dir)?;
     let mut tally = Tally::new(parts.iter().map(|part| part.size_bytes).sum(), progress);
@@ -68,7 +75,7 @@ pub(super) fn run(
         stamps.remember(&file, stamp);
         files.push(file);
     }
-    let mut manifest = Manifest::new(import.name, &layout, summary, files);
+    let mut manifest = Manifest::new(&import.name, &layout, summary, files);
     manifest.source.clone_from(&import.source);
     manifest.license = import.license.clone().or(manifest.license);
     put(&stage.dir.join(MANIFEST), manifest.to_json().as_bytes())?;

@@ -260,10 +260,11 @@ impl<'a> Cursor<'a> {
         Ok(numbers.iter().map(|number| read(*number)).collect())
     }
 
-    /// Believes a claimed `count` of things that take at least `least_bytes` each only if they fit into what is left, both of
-    /// the file (else it lies) and of the bytes at hand (else more must be read).
+    /// Believes a claimed `count` of things that take at least `least_bytes` each only if they fit into the bytes at hand.
+    /// What no file of this length could hold is a lie; what this one no longer holds means that the file, or the part of it
+    /// that was read so far, ends too early.
     fn count(&self, what: &'static str, count: u64, least_bytes: u64) -> Result<usize, ArtifactError> {
-        let most = self.file_bytes.saturating_sub(self.at as u64) / least_bytes;
+        let most = self.file_bytes / least_bytes;
         if count > most {
             return Err(ArtifactError::TooMany { format: FORMAT, what, claimed: count, most });
         }

@@ -181,7 +181,8 @@ fn place(
             None => next.saturating_sub(offset),
         };
         let end = offset.saturating_add(bytes);
-        if end > data_bytes {
+        // Also of an empty tensor in a file that ends before its data section would begin.
+        if end.saturating_add(data_offset) > file_bytes {
             return Err(ArtifactError::OutsideFile {
                 tensor: shown(&name),
                 begin: offset.saturating_add(data_offset),

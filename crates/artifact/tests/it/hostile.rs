@@ -173,6 +173,7 @@ fn ggufs_that_lie() {
         ("an offset beyond the file", one(tensor(&[1], 0, 1 << 20)), expected!(OutsideFile { .. })),
         ("an offset that wraps", one(tensor(&[8], 0, u64::MAX - 31)), expected!(OutsideFile { .. })),
         ("an offset that wraps, unknown type", one(tensor(&[8], 21, u64::MAX - 31)), expected!(OutsideFile { .. })),
+        ("an empty tensor after the file's end", raw(1, 0, &[&tensor(&[0], 0, 0)]), expected!(OutsideFile { .. })),
         ("a misaligned offset", one(tensor(&[1], 0, 8)), expected!(Misaligned { offset: 8, alignment: 32, .. })),
         (
             "one tensor twice",

@@ -1,1 +1,37 @@
-//! kernels: see ARCHITECTURE.md.
+//! What touches the machine: aligned and mapped buffers, the thread pool, and the SIMD operations of a decoder.
+//! All `unsafe` of the project lives here. It knows block formats, not files; rows of numbers, not models.
+//!
+//! Every operation is written once over [`simd::Simd`], whose scalar implementation is the specification: the same
+//! lanes, the same fused multiply-adds, the same tree. So a result has the same bits on every ISA, for every number of
+//! threads and for every number of rows in the batch. Start at [`Ops`].
+
+mod activations;
+mod attention;
+mod buffer;
+mod dequantize;
+mod elementwise;
+mod exp;
+mod format;
+mod isa;
+mod mapped;
+mod math;
+mod matmul;
+mod norm;
+mod ops;
+mod pool;
+mod quantize;
+mod rope;
+mod simd;
+mod softmax;
+
+pub use activations::{ActivationKind, Activations};
+pub use attention::{AttentionArgs, AttentionRow, KvFormat, KvView};
+pub use buffer::{AlignedVec, Pod};
+pub use exp::exp;
+pub use format::{Format, Matrix, MatrixError};
+pub use isa::Isa;
+pub use mapped::MappedFile;
+pub use math::{ln, sin_cos};
+pub use ops::Ops;
+pub use pool::Pool;
+pub use rope::RopeLayout;

@@ -1,0 +1,130 @@
+//! Products of activations with a weight matrix: `out[m][n] = Σ_k x[m][k]·w[n][k]`.
+//!
+//! The numerics: a row is summed in sixteen lanes with fused multiply-adds and reduced by one tree (`Simd::sum`). With
+//! float weights, element k goes to lane k % 16. With quantised weights, four consecutive products are summed exactly as
+//! integers; block b of 32 fills lanes 0..8 where b is even and 8..16 where it is odd, each lane times (weight scale ·
+//! activation scale). Nothing depends on how many rows are in flight, so tiles and chunks may change freely.
+
+mod float;
+mod quantized;
+mod tile;
+
+use std::ops::Range;
+
+use crate::activations::Activations;
+use crate::format::{Format, Matrix};
+use crate::pool::Pool;
+use crate::simd::Simd;
+
+/// Splits the rows of `w` over the pool and calls `rows` for each part.
+pub(crate) fn matmul(
+    pool: &Pool,
+    w: &Matrix,
+    x: &Activations,
+    out: &mut [f32],
+    rows: impl Fn(&Matrix, &Activations, Range<usize>, &Columns) + Sync,
+) {
+    assert_eq!(x.cols(), w.cols, "activations and weights have the same columns");
+    assert!(x.serves(w.format), "the activations were set for {} weights", w.format);
+    assert_eq!(Some(w.bytes.len()), w.format.row_bytes(w.cols).map(|bytes| bytes * w.rows), "whole rows of weights");
+    assert_eq!(out.len(), x.rows() * w.rows, "the result is (activation rows, weight rows)");
+    if out.is_empty() {
+        return;
+    }
+    if w.cols == 0 {
+        out.fill(0.0);
+        return;
+    }
+    let columns = Columns { start: out.as_mut_ptr(), rows: x.rows(), stride: w.rows };
+    let chunk = rows_per_task(w, x.rows(), pool.threads());
+    pool.run(w.rows.div_ceil(chunk), |task, _| {
+        let first = task * chunk;
+        rows(w, x, first..w.rows.min(first + chunk), &columns);
+    });
+}
+
+/// Enough tasks to even out the threads, each small enough that its weights stay in the second-level cache while all
+/// activation rows pass, and none where the whole product costs less than waking a thread.
+fn rows_per_task(w: &Matrix, x_rows: usize, threads: usize) -> usize {
+    if threads == 1 && x_rows == 1 || w.rows * w.cols * x_rows < SMALL_PRODUCT {
+        return w.rows;
+    }
+    let cached = CACHED_BYTES / (w.bytes.len() / w.rows).max(1);
+    let even = w.rows.div_ceil(threads * TASKS_PER_THREAD);
+    even.min(cached).max(1).next_multiple_of(tile::ROWS)
+}
+
+const SMALL_PRODUCT: usize = 1 << 16;
+const CACHED_BYTES: usize = 128 << 10;
+const TASKS_PER_THREAD: usize = 8;
+
+/// The result, of which every task writes its own columns (one column per weight row).
+pub(crate) struct Columns {
+    // INVARIANT: valid for rows · stride values as long as `matmul` runs.
+    start: *mut f32,
+    rows: usize,
+    stride: usize,
+}
+
+// SAFETY: tasks write different columns, by the contract of `put`, and nobody reads.
+unsafe impl Sync for Columns {}
+
+impl Columns {
+    /// # Safety
+    /// Only one task may write column `n`.
+    #[inline(always)]
+    unsafe fn put(&self, m: usize, n: usize, value: f32) {
+        assert!(m < self.rows && n < self.stride);
+        // SAFETY: in bounds; not raced, by the contract.
+        unsafe { *self.start.add(m * self.stride + n) = value }
+    }
+}
+
+/// Columns `range` of the result.
+#[inline(always)]
+pub(crate) fn matmul_rows<S: Simd, F: tile::Tiled>(
+    s: S,
+    w: &Matrix,
+    x: &Activations,
+    range: Range<usize>,
+    out: &Columns,
+) {
+    for block in (0..x.rows()).step_by(CACHED_ROWS) {
+        let block_end = x.rows().min(block + CACHED_ROWS);
+        let mut n = range.start;
+        while n + tile::ROWS <= range.end {
+            tile::rows::<S, F>(s, w, x, n, block..block_end, out);
+            n += tile::ROWS;
+        }
+        for n in n..range.end {
+            for m in block..block_end {
+                let [[sum]] = F::tile::<S, 1, 1>(s, [w.row(n)], x, m);
+                // SAFETY: the pool gives each range of columns to one task.
+                unsafe { out.put(m, n, sum) }
+            }
+        }
+    }
+}
+
+/// Activation rows that pass over a task's weights together: at 4,096 columns, a quarter of a MiB in blocks.
+const CACHED_ROWS: usize = 64;
+
+/// The formats, as types for the generic code.
+pub(crate) mod formats {
+    pub(crate) use super::float::{BF16, F16, F32};
+    pub(crate) use super::quantized::{Q4_0, Q4_K, Q5_K, Q6_K, Q8_0};
+}
+
+/// A table's entries in the order of [`Format`].
+pub(crate) fn index(format: Format) -> usize {
+    match format {
+        Format::F32 => 0,
+        Format::F16 => 1,
+        Format::BF16 => 2,
+        Format::Q8_0 => 3,
+        Format::Q4_0 => 4,
+        Format::Q4_K => 5,
+        Format::Q5_K => 6,
+        Format::Q6_K => 7,
+    }
+}

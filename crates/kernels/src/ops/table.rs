@@ -1,0 +1,117 @@
+//! The operations compiled once per ISA: same source, other instructions. The only place that enables CPU features.
+
+use std::ops::Range;
+
+use crate::activations::{self, Activations};
+use crate::attention::{self, AttentionArgs};
+use crate::elementwise;
+use crate::format::Matrix;
+use crate::isa::Isa;
+use crate::matmul::{self, Columns, formats};
+use crate::norm;
+use crate::rope::{self, RopeLayout};
+use crate::simd;
+use crate::softmax;
+
+/// Entries are unsafe to call only in that the CPU must have `isa`.
+pub(crate) struct Table {
+    pub isa: Isa,
+    /// In the order of `matmul::index`.
+    pub matmul: [unsafe fn(&Matrix, &Activations, Range<usize>, &Columns); 8],
+    pub attend: unsafe fn(&AttentionArgs, usize, usize, &mut Vec<f32>, &mut [f32]),
+    pub quantize_activations: unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [f32]),
+    pub rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
+    pub rope: unsafe fn(&mut [f32], &[f32], &[f32], RopeLayout),
+    pub swiglu: unsafe fn(&mut [f32], &[f32]),
+    pub add: unsafe fn(&mut [f32], &[f32]),
+    pub scale_add: unsafe fn(&mut [f32], f32, &[f32]),
+    pub softmax: unsafe fn(&mut [f32]),
+    pub argmax: unsafe fn(&[f32]) -> usize,
+    pub dot: unsafe fn(&[f32], &[f32]) -> f32,
+    pub to_f16: unsafe fn(&[f32], &mut [u16]),
+}
+
+pub(crate) fn of(isa: Isa) -> &'static Table {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => &avx512::TABLE,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => &avx2::TABLE,
+        _ => &scalar::TABLE,
+    }
+}
+
+macro_rules! functions {
+    ($token:expr, $attribute:tt, $($name:ident = $path:path, ($($arg:ident: $type:ty),*) $(-> $result:ty)?;)*) => {
+        $(
+            #$attribute
+            fn $name($($arg: $type),*) $(-> $result)? {
+                $path($token, $($arg),*)
+            }
+        )*
+    };
+}
+
+macro_rules! table {
+    ($module:ident, $isa:expr, $token:expr, $attribute:tt) => {
+        mod $module {
+            use super::*;
+
+            pub(super) static TABLE: Table = Table {
+                isa: $isa,
+                matmul: [matmul_f32, matmul_f16, matmul_bf16, matmul_q8_0, matmul_q4_0, matmul_q4_k, matmul_q5_k, matmul_q6_k],
+                attend,
+                quantize_activations,
+                rms_norm,
+                rope,
+                swiglu,
+                add,
+                scale_add,
+                softmax,
+                argmax,
+                dot,
+                to_f16,
+            };
+
+            functions! { $token, $attribute,
+                matmul_f32 = matmul::matmul_rows::<_, formats::F32>, (w: &Matrix, x: &Activations, rows: Range<usize>, out: &Columns);
+                matmul_f16 = matmul::matmul_rows::<_, formats::F16>, (w: &Matrix, x: &Activations, rows: Range<usize>, out: &Columns);
+                matmul_bf16 = matmul::matmul_rows::<_, formats::BF16>, (w: &Matrix, x: &Activations, rows: Range<usize>, out: &Columns);
+                matmul_q8_0 = matmul::matmul_rows::<_, formats::Q8_0>, (w: &Matrix, x: &Activations, rows: Range<usize>, out: &Columns);
+                matmul_q4_0 = matmul::matmul_rows::<_, formats::Q4_0>, (w: &Matrix, x: &Activations, rows: Range<usize>, out: &Columns);
+                matmul_q4_k = matmul::matmul_rows::<_, formats::Q4_K>, (w: &Matrix, x: &Activations, rows: Range<usize>, out: &Columns);
+                matmul_q5_k = matmul::matmul_rows::<_, formats::Q5_K>, (w: &Matrix, x: &Activations, rows: Range<usize>, out: &Columns);
+                matmul_q6_k = matmul::matmul_rows::<_, formats::Q6_K>, (w: &Matrix, x: &Activations, rows: Range<usize>, out: &Columns);
+                attend = attention::attend, (args: &AttentionArgs, row: usize, kv_head: usize, scores: &mut Vec<f32>, out: &mut [f32]);
+                quantize_activations = activations::quantize_activations, (x: &[f32], quants: &mut [i8], scales: &mut [f32], sums: &mut [f32]);
+                rms_norm = norm::rms_norm, (x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);
+                rope = rope::rope, (x: &mut [f32], cos: &[f32], sin: &[f32], layout: RopeLayout);
+                swiglu = elementwise::swiglu, (gate: &mut [f32], up: &[f32]);
+                add = elementwise::add, (x: &mut [f32], y: &[f32]);
+                scale_add = elementwise::scale_add, (x: &mut [f32], scale: f32, y: &[f32]);
+                softmax = softmax::softmax, (x: &mut [f32]);
+                argmax = softmax::argmax, (x: &[f32]) -> usize;
+                dot = elementwise::dot, (a: &[f32], b: &[f32]) -> f32;
+                to_f16 = elementwise::to_f16, (x: &[f32], out: &mut [u16]);
+            }
+        }
+    };
+}
+
+table!(scalar, Isa::Scalar, simd::Scalar, [inline(never)]);
+#[cfg(target_arch = "x86_64")]
+table!(
+    avx2,
+    Isa::Avx2,
+    // SAFETY: the function around this enables the very features, so its caller has promised that the CPU has them.
+    unsafe { simd::Avx2::assume() },
+    [target_feature(enable = "avx2,fma,f16c")]
+);
+#[cfg(target_arch = "x86_64")]
+table!(
+    avx512,
+    Isa::Avx512,
+    // SAFETY: the function around this enables the very features, so its caller has promised that the CPU has them.
+    unsafe { simd::Avx512::assume() },
+    [target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+);

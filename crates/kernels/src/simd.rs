@@ -1,0 +1,107 @@
+//! The vocabulary of every operation: sixteen f32 lanes and sixty-four bytes. A value of an implementing type proves
+//! that the CPU has its instructions (the idea is memchr's), so the operations themselves are safe code written once.
+//! `scalar.rs` says what each method means; the others must agree with it bit for bit.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod scalar;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx512::Avx512;
+pub(crate) use scalar::Scalar;
+
+/// Lanes per vector of floats. It is part of the numerics: a sum over a row goes into lane `k % 16`.
+pub(crate) const LANES: usize = 16;
+/// Bytes per vector of bytes: two blocks of 32 values.
+pub(crate) const BYTES: usize = 64;
+
+/// Methods are `#[inline(always)]`: they only become vector instructions inside a function that enables the features.
+pub(crate) trait Simd: Copy {
+    /// Sixteen f32.
+    type F: Copy;
+    /// Sixty-four bytes.
+    type B: Copy;
+    /// Whether registers are many and wide enough for tiles of 4 × 4 sums instead of 4 × 1.
+    const WIDE: bool;
+
+    fn splat(self, value: f32) -> Self::F;
+    fn load(self, from: &[f32; 16]) -> Self::F;
+    fn store(self, v: Self::F, to: &mut [f32; 16]);
+    /// Eight values, then eight zeros.
+    fn load_8(self, from: &[f32; 8]) -> Self::F;
+    /// Each value in eight lanes.
+    fn spread_2(self, from: &[f32; 2]) -> Self::F;
+    /// Each value in four lanes.
+    fn spread_4(self, from: &[f32; 4]) -> Self::F;
+    fn load_f16(self, from: &[u16; 16]) -> Self::F;
+    /// Rounds to nearest even.
+    fn store_f16(self, v: Self::F, to: &mut [u16; 16]);
+    /// Little-endian elements of a matrix row, at any alignment.
+    fn load_f32_bytes(self, from: &[u8; 64]) -> Self::F;
+    fn load_f16_bytes(self, from: &[u8; 32]) -> Self::F;
+    fn load_bf16_bytes(self, from: &[u8; 32]) -> Self::F;
+    /// One f16.
+    fn half(self, bits: u16) -> f32;
+
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a·b + c, rounded once.
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// c − a·b, rounded once.
+    fn fnma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// a > b ? a : b, so that NaN in `a` gives b.
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a < b ? a : b, so that NaN in `a` gives b.
+    fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    fn abs(self, a: Self::F) -> Self::F;
+    /// To the nearest integer, ties to even.
+    fn round(self, a: Self::F) -> Self::F;
+    /// 2^a for integral a in −126..=127.
+    fn exp2i(self, a: Self::F) -> Self::F;
+    /// Lanes i and i+8, then i and i+4, then +2, then +1.
+    fn sum(self, a: Self::F) -> f32;
+    /// The same tree with `max`.
+    fn largest(self, a: Self::F) -> f32;
+
+    fn splat_byte(self, value: u8) -> Self::B;
+    fn load_bytes(self, from: &[u8; 64]) -> Self::B;
+    fn load_halves(self, low: &[u8; 32], high: &[u8; 32]) -> Self::B;
+    /// The low nibbles of `low`, its high nibbles, and the same of `high`.
+    fn load_nibbles(self, low: &[u8; 16], high: &[u8; 16]) -> Self::B;
+    fn or(self, a: Self::B, b: Self::B) -> Self::B;
+    fn xor(self, a: Self::B, b: Self::B) -> Self::B;
+    /// Each byte of the first half shifted right by `low` bits and of the second by `high`, keeping only the bits in `mask`,
+    /// which must exclude what comes in from the neighbour byte (the shift is of 16-bit lanes).
+    fn shift_right(self, a: Self::B, low: u32, high: u32, mask: u8) -> Self::B;
+    /// Each byte, below 16, times 16.
+    fn shift_left_4(self, a: Self::B) -> Self::B;
+    /// Lane i: Σ over bytes 4i..4i+4 of (w − zero)·x, exactly. w is unsigned, and below 64 where zero is 0; w − zero is in
+    /// −128..=127; x is in −127..=127.
+    fn dot(self, w: Self::B, x: Self::B, zero: u8) -> Self::F;
+    /// Sixteen i8.
+    fn signed_to_f32(self, from: &[u8; 16]) -> Self::F;
+    /// Thirty-two integral values in −127..=127 as i8.
+    fn store_i8(self, low: Self::F, high: Self::F, to: &mut [i8; 32]);
+}
+
+/// Up to sixteen values, then zeros.
+#[inline(always)]
+pub(crate) fn load_part<S: Simd>(s: S, from: &[f32]) -> S::F {
+    let mut padded = [0.0; LANES];
+    padded[..from.len()].copy_from_slice(from);
+    s.load(&padded)
+}
+
+/// The first `to.len()` (at most sixteen) lanes.
+#[inline(always)]
+pub(crate) fn store_part<S: Simd>(s: S, v: S::F, to: &mut [f32]) {
+    let mut padded = [0.0; LANES];
+    s.store(v, &mut padded);
+    to.copy_from_slice(&padded[..to.len()]);
+}

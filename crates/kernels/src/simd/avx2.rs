@@ -1,0 +1,264 @@
+//! AVX2 with FMA and F16C: two registers per vector. Without a dot instruction for bytes, pairs go through 16-bit sums, kept
+//! below saturation by taking the sign off the weights.
+// SAFETY of the whole file: an `Avx2` exists only where AVX2, FMA and F16C do (see `Avx2::assume`); loads and stores go
+// through references to arrays of exactly the accessed size, with the unaligned instructions.
+#![expect(clippy::undocumented_unsafe_blocks, reason = "the one argument that holds for all is above")]
+
+use std::arch::x86_64::*;
+
+use super::Simd;
+
+/// Proof of AVX2, FMA and F16C.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Avx2(());
+
+impl Avx2 {
+    /// # Safety
+    /// The CPU must have AVX2, FMA and F16C.
+    #[inline(always)]
+    pub(crate) unsafe fn assume() -> Self {
+        Self(())
+    }
+}
+
+type F = [__m256; 2];
+type B = [__m256i; 2];
+
+macro_rules! both {
+    ($f:ident, $($a:ident),+) => { unsafe { [$f($($a[0]),+), $f($($a[1]),+)] } };
+}
+
+impl Simd for Avx2 {
+    type F = F;
+    type B = B;
+    const WIDE: bool = false;
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> F {
+        unsafe { [_mm256_set1_ps(value); 2] }
+    }
+    #[inline(always)]
+    fn load(self, from: &[f32; 16]) -> F {
+        unsafe { [_mm256_loadu_ps(from.as_ptr()), _mm256_loadu_ps(from.as_ptr().add(8))] }
+    }
+    #[inline(always)]
+    fn store(self, v: F, to: &mut [f32; 16]) {
+        unsafe {
+            _mm256_storeu_ps(to.as_mut_ptr(), v[0]);
+            _mm256_storeu_ps(to.as_mut_ptr().add(8), v[1]);
+        }
+    }
+    #[inline(always)]
+    fn load_8(self, from: &[f32; 8]) -> F {
+        unsafe { [_mm256_loadu_ps(from.as_ptr()), _mm256_setzero_ps()] }
+    }
+    #[inline(always)]
+    fn spread_2(self, from: &[f32; 2]) -> F {
+        unsafe { [_mm256_set1_ps(from[0]), _mm256_set1_ps(from[1])] }
+    }
+    #[inline(always)]
+    fn spread_4(self, from: &[f32; 4]) -> F {
+        unsafe {
+            [
+                _mm256_set_m128(_mm_set1_ps(from[1]), _mm_set1_ps(from[0])),
+                _mm256_set_m128(_mm_set1_ps(from[3]), _mm_set1_ps(from[2])),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn load_f16(self, from: &[u16; 16]) -> F {
+        unsafe {
+            [
+                _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().cast())),
+                _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().add(8).cast())),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn store_f16(self, v: F, to: &mut [u16; 16]) {
+        unsafe {
+            _mm_storeu_si128(to.as_mut_ptr().cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v[0]));
+            _mm_storeu_si128(to.as_mut_ptr().add(8).cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v[1]));
+        }
+    }
+    #[inline(always)]
+    fn load_f32_bytes(self, from: &[u8; 64]) -> F {
+        unsafe { [_mm256_loadu_ps(from.as_ptr().cast()), _mm256_loadu_ps(from.as_ptr().add(32).cast())] }
+    }
+    #[inline(always)]
+    fn load_f16_bytes(self, from: &[u8; 32]) -> F {
+        unsafe {
+            [
+                _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().cast())),
+                _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().add(16).cast())),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn load_bf16_bytes(self, from: &[u8; 32]) -> F {
+        unsafe {
+            let widen = |half| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(half)));
+            [widen(_mm_loadu_si128(from.as_ptr().cast())), widen(_mm_loadu_si128(from.as_ptr().add(16).cast()))]
+        }
+    }
+    #[inline(always)]
+    fn half(self, bits: u16) -> f32 {
+        unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits)))) }
+    }
+
+    #[inline(always)]
+    fn add(self, a: F, b: F) -> F {
+        both!(_mm256_add_ps, a, b)
+    }
+    #[inline(always)]
+    fn sub(self, a: F, b: F) -> F {
+        both!(_mm256_sub_ps, a, b)
+    }
+    #[inline(always)]
+    fn mul(self, a: F, b: F) -> F {
+        both!(_mm256_mul_ps, a, b)
+    }
+    #[inline(always)]
+    fn div(self, a: F, b: F) -> F {
+        both!(_mm256_div_ps, a, b)
+    }
+    #[inline(always)]
+    fn fma(self, a: F, b: F, c: F) -> F {
+        both!(_mm256_fmadd_ps, a, b, c)
+    }
+    #[inline(always)]
+    fn fnma(self, a: F, b: F, c: F) -> F {
+        both!(_mm256_fnmadd_ps, a, b, c)
+    }
+    #[inline(always)]
+    fn max(self, a: F, b: F) -> F {
+        both!(_mm256_max_ps, a, b)
+    }
+    #[inline(always)]
+    fn min(self, a: F, b: F) -> F {
+        both!(_mm256_min_ps, a, b)
+    }
+    #[inline(always)]
+    fn abs(self, a: F) -> F {
+        let sign = self.splat(-0.0);
+        both!(_mm256_andnot_ps, sign, a)
+    }
+    #[inline(always)]
+    fn round(self, a: F) -> F {
+        unsafe {
+            [
+                _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a[0]),
+                _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a[1]),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn exp2i(self, a: F) -> F {
+        unsafe {
+            a.map(|a| {
+                let biased = _mm256_add_epi32(_mm256_cvtps_epi32(a), _mm256_set1_epi32(127));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+            })
+        }
+    }
+    #[inline(always)]
+    fn sum(self, a: F) -> f32 {
+        unsafe {
+            let b = _mm256_add_ps(a[0], a[1]);
+            let c = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps::<1>(b));
+            let d = _mm_add_ps(c, _mm_movehl_ps(c, c));
+            _mm_cvtss_f32(_mm_add_ss(d, _mm_movehdup_ps(d)))
+        }
+    }
+    #[inline(always)]
+    fn largest(self, a: F) -> f32 {
+        unsafe {
+            let b = _mm256_max_ps(a[0], a[1]);
+            let c = _mm_max_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps::<1>(b));
+            let d = _mm_max_ps(c, _mm_movehl_ps(c, c));
+            _mm_cvtss_f32(_mm_max_ss(d, _mm_movehdup_ps(d)))
+        }
+    }
+
+    #[inline(always)]
+    fn splat_byte(self, value: u8) -> B {
+        unsafe { [_mm256_set1_epi8(value.cast_signed()); 2] }
+    }
+    #[inline(always)]
+    fn load_bytes(self, from: &[u8; 64]) -> B {
+        unsafe { [_mm256_loadu_si256(from.as_ptr().cast()), _mm256_loadu_si256(from.as_ptr().add(32).cast())] }
+    }
+    #[inline(always)]
+    fn load_halves(self, low: &[u8; 32], high: &[u8; 32]) -> B {
+        unsafe { [_mm256_loadu_si256(low.as_ptr().cast()), _mm256_loadu_si256(high.as_ptr().cast())] }
+    }
+    #[inline(always)]
+    fn load_nibbles(self, low: &[u8; 16], high: &[u8; 16]) -> B {
+        unsafe {
+            [low, high].map(|from| {
+                let packed = _mm_loadu_si128(from.as_ptr().cast());
+                let both = _mm256_set_m128i(_mm_srli_epi16::<4>(packed), packed);
+                _mm256_and_si256(both, _mm256_set1_epi8(15))
+            })
+        }
+    }
+    #[inline(always)]
+    fn or(self, a: B, b: B) -> B {
+        both!(_mm256_or_si256, a, b)
+    }
+    #[inline(always)]
+    fn xor(self, a: B, b: B) -> B {
+        both!(_mm256_xor_si256, a, b)
+    }
+    #[inline(always)]
+    fn shift_right(self, a: B, low: u32, high: u32, mask: u8) -> B {
+        unsafe {
+            let mask = _mm256_set1_epi8(mask.cast_signed());
+            [
+                _mm256_and_si256(_mm256_srl_epi16(a[0], _mm_cvtsi32_si128(low.cast_signed())), mask),
+                _mm256_and_si256(_mm256_srl_epi16(a[1], _mm_cvtsi32_si128(high.cast_signed())), mask),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn shift_left_4(self, a: B) -> B {
+        unsafe { a.map(|a| _mm256_slli_epi16::<4>(a)) }
+    }
+    #[inline(always)]
+    fn dot(self, w: B, x: B, zero: u8) -> F {
+        let half = |w: __m256i, x: __m256i| unsafe {
+            let pairs = if zero == 0 {
+                // Weights below 64, so a pair is at most 2 · 63 · 127: no saturation.
+                _mm256_maddubs_epi16(w, x)
+            } else {
+                // |w − zero| is at most 128, so a pair is at most 2 · 128 · 127 = 32512: no saturation. −128 keeps its bits
+                // under abs and is read as unsigned 128. Subtracting 128 is the same as adding it.
+                let w = _mm256_sub_epi8(w, _mm256_set1_epi8(zero.cast_signed()));
+                _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
+            };
+            _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        };
+        [half(w[0], x[0]), half(w[1], x[1])]
+    }
+    #[inline(always)]
+    fn signed_to_f32(self, from: &[u8; 16]) -> F {
+        unsafe {
+            let bytes = _mm_loadu_si128(from.as_ptr().cast());
+            [
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128::<8>(bytes))),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn store_i8(self, low: F, high: F, to: &mut [i8; 32]) {
+        unsafe {
+            let a = _mm256_packs_epi32(_mm256_cvtps_epi32(low[0]), _mm256_cvtps_epi32(low[1]));
+            let b = _mm256_packs_epi32(_mm256_cvtps_epi32(high[0]), _mm256_cvtps_epi32(high[1]));
+            // Packing works within 128-bit lanes; put the groups of four back in order.
+            let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+            let packed = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(a, b), order);
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), packed);
+        }
+    }
+}

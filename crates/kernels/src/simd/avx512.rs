@@ -1,0 +1,227 @@
+//! AVX-512 with VNNI: one register per vector. `vpdpbusd` sums four byte products exactly; the weights' zero point is taken
+//! off by starting the sum at −zero·Σx, which the compiler shares between the rows of a tile.
+// SAFETY of the whole file: an `Avx512` exists only where AVX-512 F, BW, VL, DQ and VNNI do (see `Avx512::assume`); loads
+// and stores go through references to arrays of exactly the accessed size, with the unaligned instructions.
+#![expect(clippy::undocumented_unsafe_blocks, reason = "the one argument that holds for all is above")]
+
+use std::arch::x86_64::*;
+
+use super::Simd;
+
+/// Proof of AVX-512 F, BW, VL, DQ and VNNI, AVX2, FMA and F16C.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Avx512(());
+
+impl Avx512 {
+    /// # Safety
+    /// The CPU must have AVX-512 F, BW, VL, DQ and VNNI, AVX2, FMA and F16C.
+    #[inline(always)]
+    pub(crate) unsafe fn assume() -> Self {
+        Self(())
+    }
+}
+
+const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+
+impl Simd for Avx512 {
+    type F = __m512;
+    type B = __m512i;
+    const WIDE: bool = true;
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> __m512 {
+        unsafe { _mm512_set1_ps(value) }
+    }
+    #[inline(always)]
+    fn load(self, from: &[f32; 16]) -> __m512 {
+        unsafe { _mm512_loadu_ps(from.as_ptr()) }
+    }
+    #[inline(always)]
+    fn store(self, v: __m512, to: &mut [f32; 16]) {
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), v) }
+    }
+    #[inline(always)]
+    fn load_8(self, from: &[f32; 8]) -> __m512 {
+        unsafe { _mm512_zextps256_ps512(_mm256_loadu_ps(from.as_ptr())) }
+    }
+    #[inline(always)]
+    fn spread_2(self, from: &[f32; 2]) -> __m512 {
+        unsafe {
+            let order = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+            let pair = _mm_castpd_ps(_mm_load_sd(from.as_ptr().cast()));
+            _mm512_permutexvar_ps(order, _mm512_castps128_ps512(pair))
+        }
+    }
+    #[inline(always)]
+    fn spread_4(self, from: &[f32; 4]) -> __m512 {
+        unsafe {
+            let order = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+            _mm512_permutexvar_ps(order, _mm512_castps128_ps512(_mm_loadu_ps(from.as_ptr())))
+        }
+    }
+    #[inline(always)]
+    fn load_f16(self, from: &[u16; 16]) -> __m512 {
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn store_f16(self, v: __m512, to: &mut [u16; 16]) {
+        unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), _mm512_cvtps_ph::<NEAREST>(v)) }
+    }
+    #[inline(always)]
+    fn load_f32_bytes(self, from: &[u8; 64]) -> __m512 {
+        unsafe { _mm512_loadu_ps(from.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn load_f16_bytes(self, from: &[u8; 32]) -> __m512 {
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn load_bf16_bytes(self, from: &[u8; 32]) -> __m512 {
+        unsafe {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
+    }
+    #[inline(always)]
+    fn half(self, bits: u16) -> f32 {
+        unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits)))) }
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_add_ps(a, b) }
+    }
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_div_ps(a, b) }
+    }
+    #[inline(always)]
+    fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn fnma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        unsafe { _mm512_fnmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_max_ps(a, b) }
+    }
+    #[inline(always)]
+    fn min(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_min_ps(a, b) }
+    }
+    #[inline(always)]
+    fn abs(self, a: __m512) -> __m512 {
+        unsafe { _mm512_andnot_ps(_mm512_set1_ps(-0.0), a) }
+    }
+    #[inline(always)]
+    fn round(self, a: __m512) -> __m512 {
+        unsafe { _mm512_roundscale_ps::<NEAREST>(a) }
+    }
+    #[inline(always)]
+    fn exp2i(self, a: __m512) -> __m512 {
+        unsafe {
+            let biased = _mm512_add_epi32(_mm512_cvtps_epi32(a), _mm512_set1_epi32(127));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased))
+        }
+    }
+    #[inline(always)]
+    fn sum(self, a: __m512) -> f32 {
+        unsafe {
+            let b = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a));
+            let c = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps::<1>(b));
+            let d = _mm_add_ps(c, _mm_movehl_ps(c, c));
+            _mm_cvtss_f32(_mm_add_ss(d, _mm_movehdup_ps(d)))
+        }
+    }
+    #[inline(always)]
+    fn largest(self, a: __m512) -> f32 {
+        unsafe {
+            let b = _mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a));
+            let c = _mm_max_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps::<1>(b));
+            let d = _mm_max_ps(c, _mm_movehl_ps(c, c));
+            _mm_cvtss_f32(_mm_max_ss(d, _mm_movehdup_ps(d)))
+        }
+    }
+
+    #[inline(always)]
+    fn splat_byte(self, value: u8) -> __m512i {
+        unsafe { _mm512_set1_epi8(value.cast_signed()) }
+    }
+    #[inline(always)]
+    fn load_bytes(self, from: &[u8; 64]) -> __m512i {
+        unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn load_halves(self, low: &[u8; 32], high: &[u8; 32]) -> __m512i {
+        unsafe {
+            let low = _mm512_castsi256_si512(_mm256_loadu_si256(low.as_ptr().cast()));
+            _mm512_inserti64x4::<1>(low, _mm256_loadu_si256(high.as_ptr().cast()))
+        }
+    }
+    #[inline(always)]
+    fn load_nibbles(self, low: &[u8; 16], high: &[u8; 16]) -> __m512i {
+        unsafe {
+            let low = _mm512_castsi128_si512(_mm_loadu_si128(low.as_ptr().cast()));
+            let pair = _mm512_inserti32x4::<1>(low, _mm_loadu_si128(high.as_ptr().cast()));
+            // low low high high, of which the odd quarters keep their high nibbles.
+            let twice = _mm512_shuffle_i64x2::<0b01_01_00_00>(pair, pair);
+            let shifts = _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4);
+            _mm512_and_si512(_mm512_srlv_epi64(twice, shifts), _mm512_set1_epi8(15))
+        }
+    }
+    #[inline(always)]
+    fn or(self, a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_or_si512(a, b) }
+    }
+    #[inline(always)]
+    fn xor(self, a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_xor_si512(a, b) }
+    }
+    #[inline(always)]
+    fn shift_right(self, a: __m512i, low: u32, high: u32, mask: u8) -> __m512i {
+        unsafe {
+            let (low, high) = (i64::from(low), i64::from(high));
+            let shifts = _mm512_setr_epi64(low, low, low, low, high, high, high, high);
+            // Over 64-bit lanes: what the mask excludes comes from a neighbour byte either way.
+            _mm512_and_si512(_mm512_srlv_epi64(a, shifts), self.splat_byte(mask))
+        }
+    }
+    #[inline(always)]
+    fn shift_left_4(self, a: __m512i) -> __m512i {
+        unsafe { _mm512_slli_epi16::<4>(a) }
+    }
+    #[inline(always)]
+    fn dot(self, w: __m512i, x: __m512i, zero: u8) -> __m512 {
+        unsafe {
+            let none = _mm512_setzero_si512();
+            let start = if zero == 0 {
+                none
+            } else {
+                _mm512_sub_epi32(none, _mm512_dpbusd_epi32(none, _mm512_set1_epi8(zero.cast_signed()), x))
+            };
+            _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(start, w, x))
+        }
+    }
+    #[inline(always)]
+    fn signed_to_f32(self, from: &[u8; 16]) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.as_ptr().cast()))) }
+    }
+    #[inline(always)]
+    fn store_i8(self, low: __m512, high: __m512, to: &mut [i8; 32]) {
+        unsafe {
+            let (to_low, to_high) = (to.as_mut_ptr(), to.as_mut_ptr().add(16));
+            _mm_storeu_si128(to_low.cast(), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(low)));
+            _mm_storeu_si128(to_high.cast(), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(high)));
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! What every method means, in plain Rust. Kept in a shape that LLVM can vectorise.
+
+use super::Simd;
+use crate::format::blocks::{bf16_to_f32, f16_to_f32, f32_to_f16};
+
+/// Runs everywhere.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scalar;
+
+#[inline(always)]
+fn each(f: impl FnMut(usize) -> f32) -> [f32; 16] {
+    std::array::from_fn(f)
+}
+
+#[inline(always)]
+fn bytes(f: impl FnMut(usize) -> u8) -> [u8; 64] {
+    std::array::from_fn(f)
+}
+
+impl Simd for Scalar {
+    type F = [f32; 16];
+    type B = [u8; 64];
+    const WIDE: bool = false;
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> [f32; 16] {
+        [value; 16]
+    }
+    #[inline(always)]
+    fn load(self, from: &[f32; 16]) -> [f32; 16] {
+        *from
+    }
+    #[inline(always)]
+    fn store(self, v: [f32; 16], to: &mut [f32; 16]) {
+        *to = v;
+    }
+    #[inline(always)]
+    fn load_8(self, from: &[f32; 8]) -> [f32; 16] {
+        each(|i| if i < 8 { from[i] } else { 0.0 })
+    }
+    #[inline(always)]
+    fn spread_2(self, from: &[f32; 2]) -> [f32; 16] {
+        each(|i| from[i / 8])
+    }
+    #[inline(always)]
+    fn spread_4(self, from: &[f32; 4]) -> [f32; 16] {
+        each(|i| from[i / 4])
+    }
+    #[inline(always)]
+    fn load_f16(self, from: &[u16; 16]) -> [f32; 16] {
+        each(|i| f16_to_f32(from[i]))
+    }
+    #[inline(always)]
+    fn store_f16(self, v: [f32; 16], to: &mut [u16; 16]) {
+        *to = v.map(f32_to_f16);
+    }
+    #[inline(always)]
+    fn load_f32_bytes(self, from: &[u8; 64]) -> [f32; 16] {
+        each(|i| f32::from_le_bytes([from[4 * i], from[4 * i + 1], from[4 * i + 2], from[4 * i + 3]]))
+    }
+    #[inline(always)]
+    fn load_f16_bytes(self, from: &[u8; 32]) -> [f32; 16] {
+        each(|i| f16_to_f32(u16::from_le_bytes([from[2 * i], from[2 * i + 1]])))
+    }
+    #[inline(always)]
+    fn load_bf16_bytes(self, from: &[u8; 32]) -> [f32; 16] {
+        each(|i| bf16_to_f32(u16::from_le_bytes([from[2 * i], from[2 * i + 1]])))
+    }
+    #[inline(always)]
+    fn half(self, bits: u16) -> f32 {
+        f16_to_f32(bits)
+    }
+
+    #[inline(always)]
+    fn add(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        each(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    fn sub(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        each(|i| a[i] - b[i])
+    }
+    #[inline(always)]
+    fn mul(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        each(|i| a[i] * b[i])
+    }
+    #[inline(always)]
+    fn div(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        each(|i| a[i] / b[i])
+    }
+    #[inline(always)]
+    fn fma(self, a: [f32; 16], b: [f32; 16], c: [f32; 16]) -> [f32; 16] {
+        each(|i| a[i].mul_add(b[i], c[i]))
+    }
+    #[inline(always)]
+    fn fnma(self, a: [f32; 16], b: [f32; 16], c: [f32; 16]) -> [f32; 16] {
+        each(|i| (-a[i]).mul_add(b[i], c[i]))
+    }
+    #[inline(always)]
+    fn max(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        each(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    fn min(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        each(|i| if a[i] < b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    fn abs(self, a: [f32; 16]) -> [f32; 16] {
+        each(|i| a[i].abs())
+    }
+    #[inline(always)]
+    fn round(self, a: [f32; 16]) -> [f32; 16] {
+        each(|i| a[i].round_ties_even())
+    }
+    #[inline(always)]
+    fn exp2i(self, a: [f32; 16]) -> [f32; 16] {
+        each(|i| f32::from_bits(((a[i] as i32 + 127) as u32) << 23))
+    }
+    #[inline(always)]
+    fn sum(self, a: [f32; 16]) -> f32 {
+        let b: [f32; 8] = std::array::from_fn(|i| a[i] + a[i + 8]);
+        let c: [f32; 4] = std::array::from_fn(|i| b[i] + b[i + 4]);
+        (c[0] + c[2]) + (c[1] + c[3])
+    }
+    #[inline(always)]
+    fn largest(self, a: [f32; 16]) -> f32 {
+        let max = |a: f32, b: f32| if a > b { a } else { b };
+        let b: [f32; 8] = std::array::from_fn(|i| max(a[i], a[i + 8]));
+        let c: [f32; 4] = std::array::from_fn(|i| max(b[i], b[i + 4]));
+        max(max(c[0], c[2]), max(c[1], c[3]))
+    }
+
+    #[inline(always)]
+    fn splat_byte(self, value: u8) -> [u8; 64] {
+        [value; 64]
+    }
+    #[inline(always)]
+    fn load_bytes(self, from: &[u8; 64]) -> [u8; 64] {
+        *from
+    }
+    #[inline(always)]
+    fn load_halves(self, low: &[u8; 32], high: &[u8; 32]) -> [u8; 64] {
+        bytes(|i| if i < 32 { low[i] } else { high[i - 32] })
+    }
+    #[inline(always)]
+    fn load_nibbles(self, low: &[u8; 16], high: &[u8; 16]) -> [u8; 64] {
+        bytes(|i| {
+            let byte = if i < 32 { low[i % 16] } else { high[i % 16] };
+            if i % 32 < 16 { byte & 15 } else { byte >> 4 }
+        })
+    }
+    #[inline(always)]
+    fn or(self, a: [u8; 64], b: [u8; 64]) -> [u8; 64] {
+        bytes(|i| a[i] | b[i])
+    }
+    #[inline(always)]
+    fn xor(self, a: [u8; 64], b: [u8; 64]) -> [u8; 64] {
+        bytes(|i| a[i] ^ b[i])
+    }
+    #[inline(always)]
+    fn shift_right(self, a: [u8; 64], low: u32, high: u32, mask: u8) -> [u8; 64] {
+        bytes(|i| (a[i] >> if i < 32 { low } else { high }) & mask)
+    }
+    #[inline(always)]
+    fn shift_left_4(self, a: [u8; 64]) -> [u8; 64] {
+        bytes(|i| a[i] << 4)
+    }
+    #[inline(always)]
+    fn dot(self, w: [u8; 64], x: [u8; 64], zero: u8) -> [f32; 16] {
+        each(|i| {
+            (4 * i..4 * i + 4).map(|k| (i32::from(w[k]) - i32::from(zero)) * i32::from(x[k].cast_signed())).sum::<i32>()
+                as f32
+        })
+    }
+    #[inline(always)]
+    fn signed_to_f32(self, from: &[u8; 16]) -> [f32; 16] {
+        each(|i| f32::from(from[i].cast_signed()))
+    }
+    #[inline(always)]
+    fn store_i8(self, low: [f32; 16], high: [f32; 16], to: &mut [i8; 32]) {
+        *to = std::array::from_fn(|i| (if i < 16 { low[i] } else { high[i - 16] }) as i8);
+    }
+}

@@ -92,7 +92,7 @@ fn fuzz(name: &str, host: &str, seconds: u64) -> Result<()> {
     let mut run = Command::new(folder().join(host).join("release").join(name));
     run.arg(format!("-max_total_time={seconds}"));
     run.arg(format!("-artifact_prefix={}/", artifacts.display()));
-    run.args(["-rss_limit_mb=4096", "-malloc_limit_mb=1024", "-timeout=20", "-print_final_stats=1", "-verbosity=0"]);
+    run.args(LIMITS);
     run.arg(&corpus);
     let seeds: &Path = &fuzz.join("seeds").join(name);
     if seeds.is_dir() {
@@ -102,7 +102,7 @@ fn fuzz(name: &str, host: &str, seconds: u64) -> Result<()> {
 }
 
 fn folder() -> PathBuf {
-    target_dir().join("fuzz")
+    target_dir().join("fuzz-coverage")
 }
 
 fn host() -> Result<String> {
@@ -111,6 +111,16 @@ fn host() -> Result<String> {
     let host = text.lines().find_map(|line| line.strip_prefix("host: ")).context("`rustc -vV` names no host")?;
     Ok(host.to_owned())
 }
+
+/// What must never happen on any input: 256 MiB in one allocation, 2 GiB in all, ten seconds.
+const LIMITS: &[&str] = &[
+    "-max_len=65536",
+    "-malloc_limit_mb=256",
+    "-rss_limit_mb=2048",
+    "-timeout=10",
+    "-print_final_stats=1",
+    "-verbosity=0",
+];
 
 /// What libFuzzer needs from the compiler: counters, the table of places, compared values. Overflow and debug assertions
 /// are on, so that a wrong length in a parser is found where it is made.

@@ -25,6 +25,8 @@ pub struct ChatRequest {
     pub response_format: ResponseFormat,
     /// `Some(k)`: report log-probabilities with the k most likely alternatives, k <= 20.
     pub logprobs: Option<u8>,
+    /// `none`, `low`, `medium`, `high`…: for models that think; others ignore it.
+    pub reasoning_effort: Option<String>,
     pub options: Options,
 }
 
@@ -79,6 +81,7 @@ impl ChatRequest {
             if top_logprobs.is_some_and(|top| top > 0) && logprobs != Some(true) {
                 c.field_problem("top_logprobs", "value_error", "`top_logprobs` needs `logprobs: true`");
             }
+            let reasoning_effort = c.optional(&mut fields, "reasoning_effort", Checker::string);
             let options = Options::read(c, &mut fields);
             Some(Self {
                 model: model?,
@@ -89,6 +92,7 @@ impl ChatRequest {
                 response_format,
                 logprobs: (logprobs == Some(true))
                     .then(|| top_logprobs.and_then(|top| u8::try_from(top).ok()).unwrap_or(0)),
+                reasoning_effort,
                 options,
             })
         })

@@ -28,6 +28,9 @@ pub struct ChatMessage {
     /// OpenAI says `null` beside tool calls, Mistral the empty string.
     pub content: Option<String>,
     pub refusal: Option<String>,
+    /// An extension that vLLM's clients know: what the model thought before it answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<Call>,
 }
@@ -88,6 +91,8 @@ pub struct ChunkDelta {
     pub role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<Call>,
 }

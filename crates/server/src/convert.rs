@@ -1,0 +1,262 @@
+//! Wire types to what the engine and `text` take: the only place where a request crosses. The slow part (templates,
+//! tokenizing, grammars) runs on a blocking thread, a bounded number at a time.
+
+use std::sync::Arc;
+
+use falaj_engine::Sampling;
+use falaj_protocol::chat::{
+    ChatRequest, Message as WireMessage, ResponseFormat, Tool as WireTool, ToolCall as WireCall,
+    ToolChoice as WireChoice,
+};
+use falaj_protocol::completions::{CompletionRequest, FimRequest, Prompt};
+use falaj_protocol::messages::MessagesRequest;
+use falaj_protocol::sampling::Options;
+use falaj_text::{
+    Conversation, Grammar, Message, Part, Role, Special, TextError, Tool, ToolCall, ToolChoice, ToolSyntax,
+};
+
+use crate::app::App;
+use crate::auth::Caller;
+use crate::error::ApiError;
+use crate::generate::{Decode, Job};
+use crate::ids;
+use crate::registry::Served;
+
+pub(crate) async fn chat(app: &App, caller: &Caller, request: ChatRequest) -> Result<Job, ApiError> {
+    let served = app.registry.find(&request.model).await?;
+    let salt = caller.cache_salt;
+    blocking(app, move || {
+        let asked = Asked {
+            messages: request.messages,
+            tools: request.tools,
+            choice: request.tool_choice,
+            parallel: request.parallel_tool_calls,
+            format: request.response_format,
+            reasoning_effort: request.reasoning_effort,
+        };
+        let (prompt, grammar, decode) = asked.prepare(&served)?;
+        let logprobs = request.logprobs;
+        Ok(Job { grammar, decode, logprobs, ..plain(served, vec![prompt], &request.options, salt) })
+    })
+    .await
+}
+
+pub(crate) async fn messages(app: &App, caller: &Caller, request: MessagesRequest) -> Result<Job, ApiError> {
+    let served = app.registry.find(&request.model).await?;
+    let salt = caller.cache_salt;
+    blocking(app, move || {
+        let options = Options {
+            temperature: request.temperature,
+            top_p: request.top_p,
+            top_k: request.top_k,
+            max_tokens: Some(request.max_tokens),
+            stop: request.stop,
+            n: 1,
+            ..Options::default()
+        };
+        let asked = Asked {
+            messages: request.messages,
+            tools: request.tools,
+            choice: request.tool_choice,
+            parallel: request.parallel_tool_calls,
+            format: request.response_format,
+            reasoning_effort: None,
+        };
+        let (prompt, grammar, decode) = asked.prepare(&served)?;
+        Ok(Job { grammar, decode, ..plain(served, vec![prompt], &options, salt) })
+    })
+    .await
+}
+
+pub(crate) async fn completion(app: &App, caller: &Caller, request: CompletionRequest) -> Result<Job, ApiError> {
+    let served = app.registry.find(&request.model).await?;
+    let salt = caller.cache_salt;
+    blocking(app, move || {
+        let prompts = request.prompts.into_iter().map(|prompt| match (&request.suffix, prompt) {
+            (None, prompt) => tokens(&served, prompt),
+            (Some(suffix), Prompt::Text(text)) => fill(&served, &text, suffix),
+            (Some(_), Prompt::Tokens(_)) => {
+                let reason = "`suffix` goes with text prompts; send text, or leave it out".to_owned();
+                Err(ApiError::Unsupported { param: "suffix", reason })
+            }
+        });
+        let prompts = prompts.collect::<Result<Vec<_>, _>>()?;
+        let logprobs = request.logprobs;
+        Ok(Job { logprobs, ..plain(served, prompts, &request.options, salt) })
+    })
+    .await
+}
+
+pub(crate) async fn fim(app: &App, caller: &Caller, request: FimRequest) -> Result<Job, ApiError> {
+    let served = app.registry.find(&request.model).await?;
+    let salt = caller.cache_salt;
+    blocking(app, move || {
+        let prompt = fill(&served, &request.prompt, &request.suffix)?;
+        Ok(plain(served, vec![prompt], &request.options, salt))
+    })
+    .await
+}
+
+/// Prompts of an embedding request, as tokens.
+pub(crate) async fn inputs(app: &App, served: &Arc<Served>, prompts: Vec<Prompt>) -> Result<Vec<Vec<u32>>, ApiError> {
+    let served = Arc::clone(served);
+    blocking(app, move || prompts.into_iter().map(|prompt| tokens(&served, prompt)).collect()).await
+}
+
+async fn blocking<T: Send + 'static>(
+    app: &App,
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let _turn = app.preparing.acquire().await.map_err(|_| ApiError::Stopping)?;
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "preparing a request panicked");
+        Err(ApiError::Internal)
+    })
+}
+
+/// A job with nothing but sampling.
+fn plain(served: Arc<Served>, prompts: Vec<Vec<u32>>, options: &Options, cache_salt: u64) -> Job {
+    let temperature = options.temperature.or(served.facts.default_temperature).unwrap_or(1.0);
+    Job {
+        sampling: Sampling {
+            temperature,
+            top_k: options.top_k,
+            top_p: options.top_p.unwrap_or(1.0),
+            min_p: options.min_p.unwrap_or(0.0),
+            presence_penalty: options.presence_penalty.unwrap_or(0.0),
+            frequency_penalty: options.frequency_penalty.unwrap_or(0.0),
+            repetition_penalty: options.repetition_penalty.unwrap_or(1.0),
+            logit_bias: options.logit_bias.clone(),
+            seed: options.seed.unwrap_or_else(ids::random),
+        },
+        served,
+        prompts,
+        n: options.n,
+        max_tokens: options.max_tokens,
+        min_tokens: options.min_tokens,
+        stop: options.stop.clone(),
+        grammar: None,
+        logprobs: None,
+        decode: Decode::Plain,
+        cache_salt,
+    }
+}
+
+/// What chat's dialects have in common.
+struct Asked {
+    messages: Vec<WireMessage>,
+    tools: Vec<WireTool>,
+    choice: WireChoice,
+    parallel: bool,
+    format: ResponseFormat,
+    reasoning_effort: Option<String>,
+}
+
+impl Asked {
+    fn prepare(self, served: &Served) -> Result<(Vec<u32>, Option<Grammar>, Decode), ApiError> {
+        let chat = served.text.chat.as_ref().ok_or(TextError::NoChatFormat)?;
+        let tools: Vec<Tool> = self.tools.into_iter().map(tool).collect();
+        let choice = match self.choice {
+            _ if tools.is_empty() => ToolChoice::None,
+            WireChoice::Auto => ToolChoice::Auto,
+            WireChoice::None => ToolChoice::None,
+            WireChoice::Required => ToolChoice::Any,
+            WireChoice::Named(name) => ToolChoice::Named(name),
+        };
+        let may_call = choice != ToolChoice::None;
+        if may_call && chat.tool_syntax() == ToolSyntax::None {
+            let reason = format!("the model `{}` does not call tools; leave out `tools`", served.facts.id);
+            return Err(ApiError::Unsupported { param: "tools", reason });
+        }
+        let response_schema = match &self.format {
+            ResponseFormat::JsonSchema(schema) => Some(schema.clone()),
+            _ => None,
+        };
+        let grammar = match self.format {
+            // A forced call leaves no room for another format; a free one is checked against its schema only.
+            _ if matches!(choice, ToolChoice::Any | ToolChoice::Named(_)) => {
+                Grammar::tools(&tools, &choice, self.parallel, chat)?
+            }
+            ResponseFormat::Text => Grammar::tools(&tools, &choice, self.parallel, chat)?,
+            ResponseFormat::JsonObject => Some(Grammar::json_object()),
+            ResponseFormat::JsonSchema(schema) => Some(Grammar::json_schema(&schema)),
+            ResponseFormat::Regex(regex) => Some(Grammar::regex(&regex)),
+            ResponseFormat::Lark(lark) => Some(Grammar::lark(&lark)),
+        };
+        let continuing = matches!(self.messages.last(), Some(WireMessage::Assistant { prefix: true, .. }));
+        let conversation = Conversation {
+            messages: turns(self.messages),
+            tools: if may_call { tools } else { Vec::new() },
+            reasoning_effort: self.reasoning_effort,
+            response_schema,
+            now_s: None,
+        };
+        let prompt = chat.render(&conversation)?;
+        Ok((prompt.tokens, grammar, Decode::Chat { tools: may_call, continuing }))
+    }
+}
+
+fn turns(wire: Vec<WireMessage>) -> Vec<Message> {
+    let mut called: Vec<(String, String)> = Vec::new();
+    let mut messages = Vec::with_capacity(wire.len());
+    for message in wire {
+        messages.push(match message {
+            WireMessage::System { content } => Message::system(content),
+            WireMessage::User { content } => Message::user(content),
+            WireMessage::Assistant { content, tool_calls, prefix } => {
+                let tool_calls: Vec<ToolCall> = tool_calls.into_iter().map(call).collect();
+                called.extend(tool_calls.iter().map(|call| (call.id.clone(), call.name.clone())));
+                let content = if content.is_empty() { Vec::new() } else { vec![Part::Text(content)] };
+                Message { content, tool_calls, prefix, ..Message::new(Role::Assistant, "") }
+            }
+            WireMessage::Tool { content, tool_call_id, name } => {
+                // Without an id the result answers the oldest call of that name, or simply the last call.
+                let id = tool_call_id.map(|id| ids::nine(&id)).or_else(|| called.last().map(|(id, _)| id.clone()));
+                let id = id.unwrap_or_else(|| ids::nine("unknown"));
+                let name =
+                    name.or_else(|| called.iter().rev().find(|(known, _)| *known == id).map(|(_, name)| name.clone()));
+                Message::tool(id, name, content)
+            }
+        });
+    }
+    messages
+}
+
+fn call(wire: WireCall) -> ToolCall {
+    // Earlier calls without an id still need one: their results may name none either.
+    let id = if wire.id.is_empty() { ids::nine(&wire.name) } else { ids::nine(&wire.id) };
+    let arguments = if wire.arguments.trim().is_empty() { "{}".to_owned() } else { wire.arguments };
+    ToolCall { id, name: wire.name, arguments }
+}
+
+fn tool(wire: WireTool) -> Tool {
+    Tool { name: wire.name, description: wire.description, parameters: wire.parameters, strict: wire.strict }
+}
+
+/// Text as the model saw it in training: after its begin-of-text token, if it has one.
+fn tokens(served: &Served, prompt: Prompt) -> Result<Vec<u32>, ApiError> {
+    let tokenizer = &served.text.tokenizer;
+    let tokens = match prompt {
+        Prompt::Tokens(tokens) => tokens,
+        Prompt::Text(text) => {
+            let bos = tokenizer.bos().filter(|_| tokenizer.add_bos());
+            bos.into_iter().chain(tokenizer.encode(&text, Special::Plain)).collect()
+        }
+    };
+    // An empty prompt is allowed where the model can begin on its own.
+    if !tokens.is_empty() {
+        return Ok(tokens);
+    }
+    let start = tokenizer.bos().or(tokenizer.eos());
+    start
+        .map(|token| vec![token])
+        .ok_or(ApiError::Unsupported { param: "prompt", reason: "the prompt is empty".to_owned() })
+}
+
+fn fill(served: &Served, prefix: &str, suffix: &str) -> Result<Vec<u32>, ApiError> {
+    let tokens = served.text.chat.as_ref().and_then(|chat| chat.fim(prefix, suffix));
+    tokens.ok_or_else(|| {
+        let reason = format!("the model `{}` does not fill in the middle; use chat or completions", served.facts.id);
+        ApiError::Unsupported { param: "model", reason }
+    })
+}

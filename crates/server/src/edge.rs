@@ -1,0 +1,77 @@
+//! The outermost middleware: gives each request its id and dialect, turns panics and [`ApiError`]s into the dialect's
+//! envelope, and counts the outcome.
+
+use std::panic::AssertUnwindSafe;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, Uri};
+use axum::middleware::Next;
+use axum::response::Response;
+use falaj_protocol::Dialect;
+use futures_util::FutureExt;
+
+use crate::app::App;
+use crate::error::ApiError;
+use crate::ids;
+
+/// The request's id, for handlers that put it into a stream.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestId(pub String);
+
+pub(crate) async fn edge(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    let id = ids::unique("req_");
+    let dialect = dialect(request.uri(), request.headers());
+    let route =
+        request.extensions().get::<MatchedPath>().map_or_else(|| "other".to_owned(), |path| path.as_str().to_owned());
+    let method = request.method().clone();
+    request.extensions_mut().insert(RequestId(id.clone()));
+    request.extensions_mut().insert(dialect);
+    let mut response = match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+        Ok(response) => response,
+        Err(_) => {
+            tracing::error!(request_id = id, route, "a handler panicked");
+            ApiError::Internal.response(dialect, &id)
+        }
+    };
+    if let Some(error) = response.extensions_mut().remove::<ApiError>() {
+        if matches!(error, ApiError::Engine { .. } | ApiError::Internal | ApiError::LoadFailed { .. }) {
+            tracing::error!(request_id = id, route, %error, "request failed");
+        }
+        response = error.response(dialect, &id);
+    }
+    app.metrics.request(&route, &method, response.status());
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        // OpenAI's clients show `x-request-id`, Anthropic's `request-id`.
+        response.headers_mut().insert("x-request-id", value.clone());
+        response.headers_mut().insert("request-id", value);
+    }
+    response
+}
+
+pub(crate) async fn unknown_path(uri: Uri) -> ApiError {
+    ApiError::UnknownPath { path: uri.path().to_owned() }
+}
+
+pub(crate) async fn wrong_method(method: Method, uri: Uri) -> ApiError {
+    ApiError::WrongMethod { path: uri.path().to_owned(), method: method.to_string() }
+}
+
+fn dialect(uri: &Uri, headers: &HeaderMap) -> Dialect {
+    let path = uri.path();
+    if path.starts_with("/openai/") {
+        Dialect::OpenAi
+    } else if path == "/v1/messages" || path.starts_with("/v1/messages/") {
+        Dialect::Anthropic
+    } else if path.starts_with("/v1/models") && headers.contains_key("anthropic-version") {
+        // The one path that Anthropic's API shares with the others.
+        Dialect::Anthropic
+    } else {
+        Dialect::Mistral
+    }
+}
+
+/// Answers are data, whatever a browser makes of them.
+pub(crate) async fn no_sniffing(mut response: Response) -> Response {
+    response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    response
+}

@@ -1,0 +1,248 @@
+//! The one place that maps errors to HTTP. Handlers return [`ApiError`]; the `edge` middleware, which knows the
+//! dialect of the path, asks here for the status and the envelope.
+
+use axum::body::Body;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use falaj_engine::SubmitError;
+use falaj_protocol::errors::{
+    AnthropicError, AnthropicErrorBody, MistralError, OpenAiError, OpenAiErrorBody, ValidationErrors,
+};
+use falaj_protocol::{Dialect, Problem};
+use falaj_text::TextError;
+use serde::Serialize;
+
+/// Everything a request can be answered with instead of what it asked for.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ApiError {
+    #[error("{}", .0.first().map(ToString::to_string).unwrap_or_default())]
+    Invalid(Vec<Problem>),
+    #[error("no API key; send `Authorization: Bearer <key>` or `x-api-key: <key>`")]
+    NoKey,
+    #[error("the API key is not known here; check it, or ask this site's operator for one")]
+    WrongKey,
+    #[error("invalid model: `{model}` is not served here; `GET /v1/models` lists what is")]
+    UnknownModel { model: String, in_path: bool },
+    #[error("no such path: `{path}`")]
+    UnknownPath { path: String },
+    #[error("`{path}` does not take {method}")]
+    WrongMethod { path: String, method: String },
+    #[error("the body is larger than {limit_bytes} bytes; send less")]
+    BodyTooLarge { limit_bytes: usize },
+    #[error("the body did not arrive within {timeout_ms} ms")]
+    BodyTooSlow { timeout_ms: u64 },
+    #[error("the body could not be read: {reason}")]
+    BodyBroken { reason: String },
+    #[error("the prompt has {prompt_tokens} tokens; this model's context holds {context_tokens}; shorten the prompt")]
+    ContextExceeded { prompt_tokens: usize, context_tokens: usize },
+    /// The model cannot do what a well-formed request asks for.
+    #[error("{reason}")]
+    Unsupported { param: &'static str, reason: String },
+    /// The chat template or instruct format refused the messages.
+    #[error("{reason}")]
+    Conversation { reason: String },
+    #[error("the queue is full; retry after {retry_after_ms} ms")]
+    QueueFull { retry_after_ms: u64 },
+    #[error("this site is shutting down; try again later")]
+    Stopping,
+    #[error("the model `{model}` could not be loaded: {reason}")]
+    LoadFailed { model: String, reason: String },
+    #[error("the request took longer than {timeout_ms} ms")]
+    TookTooLong { timeout_ms: u64 },
+    #[error("the model stopped with an error: {reason}")]
+    Engine { reason: String },
+    #[error("an internal error; the operator finds it in the log under this request's id")]
+    Internal,
+}
+
+/// What the envelopes say about an error, per dialect.
+struct Shape {
+    status: StatusCode,
+    mistral: &'static str,
+    openai: &'static str,
+    code: Option<&'static str>,
+    anthropic: &'static str,
+}
+
+impl ApiError {
+    fn shape(&self, dialect: Dialect) -> Shape {
+        const INVALID: &str = "invalid_request_error";
+        let of = |status, mistral, openai, code, anthropic| Shape { status, mistral, openai, code, anthropic };
+        let mistral_here = dialect == Dialect::Mistral;
+        match self {
+            Self::Invalid(_) if mistral_here => of(StatusCode::UNPROCESSABLE_ENTITY, INVALID, INVALID, None, INVALID),
+            Self::Invalid(_) => of(StatusCode::BAD_REQUEST, INVALID, INVALID, None, INVALID),
+            Self::NoKey | Self::WrongKey => {
+                of(StatusCode::UNAUTHORIZED, "unauthorized", INVALID, Some("invalid_api_key"), "authentication_error")
+            }
+            // Mistral answers 400 with code 1500 where a body names the model, 404 where the path does.
+            Self::UnknownModel { in_path: false, .. } if mistral_here => {
+                of(StatusCode::BAD_REQUEST, "invalid_model", INVALID, Some("1500"), "not_found_error")
+            }
+            Self::UnknownModel { .. } => {
+                of(StatusCode::NOT_FOUND, "invalid_model", INVALID, Some("model_not_found"), "not_found_error")
+            }
+            Self::UnknownPath { .. } => {
+                of(StatusCode::NOT_FOUND, "not_found", INVALID, Some("unknown_url"), "not_found_error")
+            }
+            Self::WrongMethod { .. } => {
+                of(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", INVALID, Some("method_not_allowed"), INVALID)
+            }
+            Self::BodyTooLarge { .. } => {
+                of(StatusCode::PAYLOAD_TOO_LARGE, INVALID, INVALID, Some("request_too_large"), "request_too_large")
+            }
+            Self::BodyTooSlow { .. } => {
+                of(StatusCode::REQUEST_TIMEOUT, INVALID, INVALID, Some("request_timeout"), INVALID)
+            }
+            Self::BodyBroken { .. } => of(StatusCode::BAD_REQUEST, INVALID, INVALID, None, INVALID),
+            Self::ContextExceeded { .. } => {
+                of(StatusCode::BAD_REQUEST, INVALID, INVALID, Some("context_length_exceeded"), INVALID)
+            }
+            Self::Unsupported { .. } => of(StatusCode::BAD_REQUEST, INVALID, INVALID, Some("unsupported"), INVALID),
+            Self::Conversation { .. } => {
+                of(StatusCode::BAD_REQUEST, "invalid_request_message_order", INVALID, Some("invalid_messages"), INVALID)
+            }
+            Self::QueueFull { .. } => of(
+                StatusCode::TOO_MANY_REQUESTS,
+                "rate_limited",
+                "rate_limit_error",
+                Some("rate_limit_exceeded"),
+                "rate_limit_error",
+            ),
+            Self::Stopping => of(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "service_unavailable",
+                "server_error",
+                Some("stopping"),
+                "overloaded_error",
+            ),
+            Self::LoadFailed { .. } => of(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "service_unavailable",
+                "server_error",
+                Some("load_failed"),
+                "api_error",
+            ),
+            Self::TookTooLong { .. } => {
+                of(StatusCode::GATEWAY_TIMEOUT, "timeout", "server_error", Some("timeout"), "timeout_error")
+            }
+            Self::Engine { .. } | Self::Internal => {
+                of(StatusCode::INTERNAL_SERVER_ERROR, "internal_server_error", "server_error", None, "api_error")
+            }
+        }
+    }
+
+    /// The field to blame, as OpenAI writes paths.
+    fn param(&self) -> Option<String> {
+        match self {
+            Self::Invalid(problems) => problems.first().and_then(Problem::param),
+            Self::UnknownModel { .. } => Some("model".to_owned()),
+            Self::Unsupported { param, .. } => Some((*param).to_owned()),
+            Self::ContextExceeded { .. } | Self::Conversation { .. } => Some("messages".to_owned()),
+            _ => None,
+        }
+    }
+
+    fn message(&self) -> String {
+        match self {
+            Self::Invalid(problems) => problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+            other => other.to_string(),
+        }
+    }
+
+    /// The envelope as JSON text; streams that fail half-way send it as their last event.
+    pub(crate) fn envelope(&self, dialect: Dialect, request_id: &str) -> String {
+        let shape = self.shape(dialect);
+        let (message, param) = (self.message(), self.param());
+        let (message, param) = (message.as_str(), param.as_deref());
+        match (dialect, self) {
+            (Dialect::Mistral, Self::Invalid(problems)) => json(&ValidationErrors { detail: problems }),
+            (Dialect::Mistral, _) => json(&MistralError {
+                object: "error",
+                message,
+                r#type: shape.mistral,
+                param,
+                code: shape.code,
+                request_id,
+            }),
+            (Dialect::OpenAi, _) => {
+                json(&OpenAiError { error: OpenAiErrorBody { message, r#type: shape.openai, param, code: shape.code } })
+            }
+            (Dialect::Anthropic, _) => json(&AnthropicError {
+                r#type: "error",
+                error: AnthropicErrorBody { r#type: shape.anthropic, message },
+                request_id,
+            }),
+        }
+    }
+
+    /// The whole response.
+    pub(crate) fn response(&self, dialect: Dialect, request_id: &str) -> Response {
+        let mut response = Response::new(Body::from(self.envelope(dialect, request_id)));
+        *response.status_mut() = self.shape(dialect).status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        match self {
+            Self::QueueFull { retry_after_ms } => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after_ms.div_ceil(1000).max(1)));
+            }
+            Self::NoKey | Self::WrongKey => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+/// Carries the error to the `edge` middleware, which knows the dialect and writes the body.
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = self.shape(Dialect::Mistral).status;
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl From<Vec<Problem>> for ApiError {
+    fn from(problems: Vec<Problem>) -> Self {
+        Self::Invalid(problems)
+    }
+}
+
+impl From<SubmitError> for ApiError {
+    fn from(error: SubmitError) -> Self {
+        match error {
+            SubmitError::QueueFull { retry_after_ms, .. } => Self::QueueFull { retry_after_ms },
+            SubmitError::PromptTooLong { prompt_tokens, context_tokens } => {
+                Self::ContextExceeded { prompt_tokens, context_tokens }
+            }
+            SubmitError::EmptyPrompt | SubmitError::TokenOutOfRange { .. } => {
+                Self::Unsupported { param: "prompt", reason: error.to_string() }
+            }
+            SubmitError::Stopped => Self::Stopping,
+        }
+    }
+}
+
+impl From<TextError> for ApiError {
+    fn from(error: TextError) -> Self {
+        let reason = error.to_string();
+        match error {
+            TextError::Refused { .. } | TextError::Conversation { .. } | TextError::TooLarge { .. } => {
+                Self::Conversation { reason }
+            }
+            TextError::Grammar { .. } => Self::Unsupported { param: "response_format", reason },
+            TextError::MissingToken { .. } | TextError::NoChatFormat => Self::Unsupported { param: "model", reason },
+            TextError::File { .. } | TextError::Template { .. } | TextError::Constraint { .. } => {
+                Self::Engine { reason }
+            }
+        }
+    }
+}
+
+/// Envelopes are plain data, so that writing them cannot fail.
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}

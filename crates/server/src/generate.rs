@@ -1,0 +1,249 @@
+//! From a prepared job to pieces of text: submits to the engine, decodes tokens, finds stop strings and tool calls,
+//! counts, and gives up when time is over. Dropping a [`Generation`] cancels what still runs.
+
+mod lane;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use falaj_engine::{Event, Request, Sampling};
+use falaj_text::Grammar;
+
+pub(crate) use lane::{Finish, Logprob, Piece};
+
+use crate::app::App;
+use crate::error::ApiError;
+use crate::registry::Served;
+use lane::Lane;
+
+/// Everything the engine and the decoder need; made by `convert.rs`.
+pub(crate) struct Job {
+    pub served: Arc<Served>,
+    /// Each is answered `n` times.
+    pub prompts: Vec<Vec<u32>>,
+    pub n: u32,
+    pub max_tokens: Option<u32>,
+    pub min_tokens: u32,
+    pub sampling: Sampling,
+    pub stop: Vec<String>,
+    pub grammar: Option<Grammar>,
+    pub logprobs: Option<u8>,
+    pub decode: Decode,
+    pub cache_salt: u64,
+}
+
+/// How tokens become text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Decode {
+    /// As they are.
+    Plain,
+    /// With the chat format's tool calls, if any may come. `continuing`: the text goes on from a prefix.
+    Chat { tools: bool, continuing: bool },
+}
+
+/// Answers in the making, one lane per choice.
+pub(crate) struct Generation {
+    app: App,
+    lanes: Vec<Lane>,
+    ready: VecDeque<(u32, Piece)>,
+    /// Where the next poll begins, so that no choice starves another.
+    turn: usize,
+    started: Instant,
+    deadline: tokio::time::Instant,
+    prompt_tokens: u64,
+    first_token_seen: bool,
+    failed: bool,
+}
+
+/// Token counts of all choices together; a prompt counts once however many choices it has.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counts {
+    pub prompt: u64,
+    pub cached: u64,
+    pub generated: u64,
+}
+
+/// One finished choice.
+#[derive(Debug, Default)]
+pub(crate) struct Whole {
+    pub text: String,
+    pub thinking: String,
+    pub calls: Vec<Call>,
+    pub logprobs: Vec<Logprob>,
+    pub finish: Finish,
+}
+
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub id: String,
+    pub name: String,
+    pub arguments: String,
+}
+
+impl Generation {
+    /// Submits every choice; all or none are accepted.
+    pub(crate) fn start(app: &App, job: Job) -> Result<Self, ApiError> {
+        let context_tokens = job.served.engine.context_tokens();
+        let mut lanes = Vec::new();
+        for prompt in &job.prompts {
+            let room = context_tokens.saturating_sub(prompt.len());
+            // No room at all is refused by the engine, which knows how many tokens that would need.
+            let room = u32::try_from(room).unwrap_or(u32::MAX).max(1);
+            for choice in 0..job.n {
+                let mut sampling = job.sampling.clone();
+                sampling.seed = sampling.seed.wrapping_add(u64::from(choice));
+                let stream = job.served.engine.submit(Request {
+                    prompt: prompt.clone(),
+                    max_tokens: job.max_tokens.unwrap_or(room).min(room),
+                    sampling,
+                    stop_tokens: job.served.text.tokenizer.eos_tokens(),
+                    min_tokens: job.min_tokens,
+                    constraint: lane::constraint(&job)?,
+                    cache_salt: job.cache_salt,
+                    logprobs: job.logprobs,
+                })?;
+                lanes.push(Lane::new(&job, stream, job.max_tokens.is_none_or(|most| most > room)));
+            }
+        }
+        let prompt_tokens = job.prompts.iter().map(|prompt| prompt.len() as u64).sum();
+        app.metrics.prompt_tokens.add(prompt_tokens);
+        let timeout = Duration::from_millis(app.settings.request_timeout_ms);
+        Ok(Self {
+            app: app.clone(),
+            lanes,
+            ready: VecDeque::new(),
+            turn: 0,
+            started: Instant::now(),
+            deadline: tokio::time::Instant::now() + timeout,
+            prompt_tokens,
+            first_token_seen: false,
+            failed: false,
+        })
+    }
+
+    /// The next piece of any choice; `None` when all have ended. Cancel-safe: a dropped wait loses nothing.
+    pub(crate) async fn next(&mut self) -> Option<Result<(u32, Piece), ApiError>> {
+        loop {
+            if let Some(piece) = self.ready.pop_front() {
+                return Some(Ok(piece));
+            }
+            if self.failed || self.lanes.iter().all(Lane::is_done) {
+                return None;
+            }
+            let received = tokio::time::timeout_at(self.deadline, self.receive()).await;
+            let outcome = match received {
+                Ok((lane, event)) => self.take(lane, event),
+                Err(_) => Err(ApiError::TookTooLong { timeout_ms: self.app.settings.request_timeout_ms }),
+            };
+            if let Err(error) = outcome {
+                self.failed = true;
+                return Some(Err(error));
+            }
+        }
+    }
+
+    /// The next event of whichever lane has one.
+    async fn receive(&mut self) -> (usize, Option<Event>) {
+        let (lanes, turn) = (&mut self.lanes, &mut self.turn);
+        let count = lanes.len();
+        std::future::poll_fn(move |context| {
+            for step in 0..count {
+                let index = (*turn + step) % count;
+                let Some(lane) = lanes.get_mut(index) else { continue };
+                if let Some(Poll::Ready(event)) = lane.poll(context) {
+                    *turn = index + 1;
+                    return Poll::Ready((index, event));
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn take(&mut self, index: usize, event: Option<Event>) -> Result<(), ApiError> {
+        let Some(lane) = self.lanes.get_mut(index) else { return Ok(()) };
+        if let Some(Event::Token { .. }) = event {
+            let metrics = &self.app.metrics;
+            metrics.generated_tokens.add(1);
+            if !std::mem::replace(&mut self.first_token_seen, true) {
+                metrics.time_to_first_token.observe(self.started.elapsed());
+            }
+            if let Some(gap) = lane.gap() {
+                metrics.time_per_token.observe(gap);
+            }
+        }
+        let pieces = lane.take(event)?;
+        let choice = u32::try_from(index).unwrap_or(u32::MAX);
+        self.ready.extend(pieces.into_iter().map(|piece| (choice, piece)));
+        Ok(())
+    }
+
+    /// Exact once every choice has ended.
+    pub(crate) fn counts(&self) -> Counts {
+        Counts {
+            prompt: self.prompt_tokens,
+            // Further choices of a prompt find it in the cache because the first has just put it there.
+            cached: self.lanes.iter().step_by(self.choices_per_prompt()).map(|lane| lane.cached_tokens).sum(),
+            generated: self.lanes.iter().map(|lane| lane.generated_tokens).sum(),
+        }
+    }
+
+    fn choices_per_prompt(&self) -> usize {
+        self.lanes.first().map_or(1, |lane| lane.choices_per_prompt.max(1))
+    }
+
+    /// Nothing more will come.
+    pub(crate) fn is_over(&self) -> bool {
+        self.ready.is_empty() && self.lanes.iter().all(Lane::is_done)
+    }
+
+    pub(crate) fn choices(&self) -> u32 {
+        u32::try_from(self.lanes.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Waits for everything.
+    pub(crate) async fn collect(mut self) -> Result<(Vec<Whole>, Counts), ApiError> {
+        let mut wholes: Vec<Whole> = self.lanes.iter().map(|_| Whole::default()).collect();
+        while let Some(next) = self.next().await {
+            let (choice, piece) = next?;
+            if let Some(whole) = wholes.get_mut(choice as usize) {
+                whole.add(piece);
+            }
+        }
+        Ok((wholes, self.counts()))
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        let metrics = &self.app.metrics;
+        metrics.request_time.observe(self.started.elapsed());
+        metrics.cached_tokens.add(self.counts().cached);
+        if self.failed {
+            metrics.stream_errors.add(1);
+        } else if !self.lanes.iter().all(Lane::is_done) {
+            metrics.cancelled.add(1);
+        }
+    }
+}
+
+impl Whole {
+    fn add(&mut self, piece: Piece) {
+        match piece {
+            Piece::Text { text, logprobs } => {
+                self.text.push_str(&text);
+                self.logprobs.extend(logprobs);
+            }
+            Piece::Thinking(text) => self.thinking.push_str(&text),
+            Piece::CallStart { id, name, .. } => self.calls.push(Call { id, name, arguments: String::new() }),
+            Piece::CallArguments { index, fragment } => {
+                if let Some(call) = self.calls.get_mut(index as usize) {
+                    call.arguments.push_str(&fragment);
+                }
+            }
+            Piece::End(finish) => self.finish = finish,
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! One choice: engine events in, pieces out. Holds the decoder and the stop strings' finder.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use falaj_engine::{Constraint, ConstraintError, Event, FinishReason, Stream, TokenMask};
+use falaj_text::{Detokenizer, Matcher, OutputParser, StopFinder, Tokenizer};
+
+use super::{Decode, Job};
+use crate::error::ApiError;
+use crate::ids;
+
+/// What an answer is made of, in order; `End` is the last.
+#[derive(Debug)]
+pub(crate) enum Piece {
+    Text {
+        text: String,
+        logprobs: Vec<Logprob>,
+    },
+    /// Reasoning before the answer.
+    Thinking(String),
+    CallStart {
+        index: u32,
+        id: String,
+        name: String,
+    },
+    CallArguments {
+        index: u32,
+        fragment: String,
+    },
+    End(Finish),
+}
+
+/// Why an answer ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Finish {
+    #[default]
+    Stop,
+    /// This stop string was reached.
+    StopString(String),
+    /// The `max_tokens` of the request.
+    Length,
+    /// The end of the model's context.
+    Context,
+    ToolCalls,
+}
+
+/// A token and its log-probability, with the most likely alternatives.
+#[derive(Clone, Debug)]
+pub(crate) struct Logprob {
+    pub bytes: Vec<u8>,
+    pub logprob: f32,
+    pub top: Vec<(Vec<u8>, f32)>,
+}
+
+pub(super) struct Lane {
+    /// `None` once this choice has ended; dropping it cancels.
+    stream: Option<Stream>,
+    decoder: Decoder,
+    finder: StopFinder,
+    stops: Vec<String>,
+    tokenizer: Arc<Tokenizer>,
+    /// Log-probabilities of tokens whose text has not left yet.
+    logprobs: Vec<Logprob>,
+    calls: u32,
+    context_is_limit: bool,
+    last_token: Option<Instant>,
+    pub(super) choices_per_prompt: usize,
+    pub(super) cached_tokens: u64,
+    pub(super) generated_tokens: u64,
+}
+
+enum Decoder {
+    Plain(Detokenizer),
+    Chat(Box<OutputParser>),
+}
+
+impl Lane {
+    pub(super) fn new(job: &Job, stream: Stream, context_is_limit: bool) -> Self {
+        let text = &job.served.text;
+        let tokenizer = &text.tokenizer;
+        let decoder = match (job.decode, &text.chat) {
+            (Decode::Chat { tools, continuing: true }, Some(chat)) => {
+                Decoder::Chat(Box::new(OutputParser::continuing(chat, tokenizer, tools)))
+            }
+            (Decode::Chat { tools, .. }, Some(chat)) => {
+                Decoder::Chat(Box::new(OutputParser::new(chat, tokenizer, tools)))
+            }
+            // A completion goes on from its prompt: a space at its start is part of it.
+            _ => Decoder::Plain(Detokenizer::continuing(Arc::clone(tokenizer))),
+        };
+        Self {
+            stream: Some(stream),
+            decoder,
+            finder: StopFinder::new(job.stop.clone()),
+            stops: job.stop.clone(),
+            tokenizer: Arc::clone(tokenizer),
+            logprobs: Vec::new(),
+            calls: 0,
+            context_is_limit,
+            last_token: None,
+            choices_per_prompt: job.n as usize,
+            cached_tokens: 0,
+            generated_tokens: 0,
+        }
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.stream.is_none()
+    }
+
+    /// `None` when this choice has ended.
+    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Option<Poll<Option<Event>>> {
+        self.stream.as_mut().map(|stream| stream.events.poll_recv(context))
+    }
+
+    /// Time since this choice's last token.
+    pub(super) fn gap(&mut self) -> Option<Duration> {
+        let now = Instant::now();
+        self.last_token.replace(now).map(|last| now.duration_since(last))
+    }
+
+    pub(super) fn take(&mut self, event: Option<Event>) -> Result<Vec<Piece>, ApiError> {
+        let mut out = Vec::new();
+        match event {
+            Some(Event::Token { token, logprob }) => {
+                self.generated_tokens += 1;
+                if let Some(logprob) = logprob {
+                    let bytes = |token| self.tokenizer.token_bytes(token).to_vec();
+                    let top = logprob.top.iter().map(|(token, logprob)| (bytes(*token), *logprob)).collect();
+                    self.logprobs.push(Logprob { bytes: bytes(token), logprob: logprob.logprob, top });
+                }
+                self.decode(token, &mut out);
+            }
+            Some(Event::Done { reason, usage }) => {
+                self.cached_tokens = u64::from(usage.cached_tokens);
+                self.finish(reason, &mut out);
+            }
+            Some(Event::Failed(reason)) => {
+                self.stream = None;
+                return Err(ApiError::Engine { reason });
+            }
+            // The engine went away without a word: it is shutting down.
+            None => {
+                self.stream = None;
+                return Err(ApiError::Stopping);
+            }
+        }
+        Ok(out)
+    }
+
+    fn decode(&mut self, token: u32, out: &mut Vec<Piece>) {
+        match &mut self.decoder {
+            Decoder::Plain(detokenizer) => {
+                let text = detokenizer.push(token);
+                self.text(&text, out);
+            }
+            Decoder::Chat(parser) => {
+                for piece in parser.push(token) {
+                    self.parsed(piece, out);
+                }
+            }
+        }
+    }
+
+    fn parsed(&mut self, piece: falaj_text::Piece, out: &mut Vec<Piece>) {
+        match piece {
+            falaj_text::Piece::Text(text) => self.text(&text, out),
+            falaj_text::Piece::Thinking(text) => out.push(Piece::Thinking(text)),
+            falaj_text::Piece::ToolCallStart { name, id, .. } => {
+                let id = id.map_or_else(ids::tool_call, |id| ids::nine(&id));
+                out.push(Piece::CallStart { index: self.calls, id, name });
+                self.calls += 1;
+            }
+            falaj_text::Piece::ToolCallArguments { fragment, .. } => {
+                out.push(Piece::CallArguments { index: self.calls.saturating_sub(1), fragment });
+            }
+        }
+    }
+
+    fn text(&mut self, text: &str, out: &mut Vec<Piece>) {
+        if self.is_done() {
+            return;
+        }
+        let step = self.finder.push(text);
+        if !step.emit.is_empty() {
+            out.push(Piece::Text { text: step.emit, logprobs: std::mem::take(&mut self.logprobs) });
+        }
+        if let Some(which) = step.stopped {
+            self.stream = None;
+            out.push(Piece::End(Finish::StopString(self.stops.get(which).cloned().unwrap_or_default())));
+        }
+    }
+
+    fn finish(&mut self, reason: FinishReason, out: &mut Vec<Piece>) {
+        match &mut self.decoder {
+            Decoder::Plain(detokenizer) => {
+                let text = detokenizer.finish();
+                self.text(&text, out);
+            }
+            Decoder::Chat(parser) => {
+                for piece in parser.finish() {
+                    self.parsed(piece, out);
+                }
+            }
+        }
+        if self.is_done() {
+            return;
+        }
+        let rest = self.finder.finish();
+        let logprobs = std::mem::take(&mut self.logprobs);
+        if !rest.is_empty() || !logprobs.is_empty() {
+            out.push(Piece::Text { text: rest, logprobs });
+        }
+        self.stream = None;
+        out.push(Piece::End(match reason {
+            FinishReason::Length if self.context_is_limit => Finish::Context,
+            FinishReason::Length => Finish::Length,
+            FinishReason::Stop if self.calls > 0 => Finish::ToolCalls,
+            FinishReason::Stop => Finish::Stop,
+        }));
+    }
+}
+
+/// A compiled grammar for one choice.
+pub(super) fn constraint(job: &Job) -> Result<Option<Box<dyn Constraint>>, ApiError> {
+    let Some(grammar) = &job.grammar else { return Ok(None) };
+    let matcher = job.served.grammars.compile(grammar)?;
+    Ok(Some(Box::new(Grammatical(matcher))))
+}
+
+/// The engine's view of a matcher.
+struct Grammatical(Matcher);
+
+impl Constraint for Grammatical {
+    fn allowed(&mut self, mask: &mut TokenMask) -> Result<(), ConstraintError> {
+        self.0.allowed(&mut mask.words).map_err(|error| ConstraintError { reason: error.to_string() })
+    }
+
+    fn accept(&mut self, token: u32) -> Result<(), ConstraintError> {
+        self.0.accept(token).map_err(|error| ConstraintError { reason: error.to_string() })
+    }
+}

@@ -1,0 +1,85 @@
+//! For machines that watch: is the process up, does it take requests, and its numbers.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use falaj_engine::Stats;
+use serde_json::{Value, json};
+
+use crate::app::App;
+use crate::metrics::Exposition;
+
+pub(crate) async fn root() -> Json<Value> {
+    Json(json!({"name": "falaj", "version": env!("CARGO_PKG_VERSION"), "apis": ["/v1", "/openai/v1", "/v1/messages"]}))
+}
+
+/// Up. Says nothing about models.
+pub(crate) async fn health() -> Json<Value> {
+    Json(json!({"status": "ok"}))
+}
+
+/// 200 when requests are taken, 503 while the server is stopping or has no model.
+pub(crate) async fn ready(State(app): State<App>) -> Response {
+    let models: Vec<String> = app.registry.list().into_iter().map(|facts| facts.id).collect();
+    let status = if app.is_stopping() {
+        "stopping"
+    } else if models.is_empty() {
+        "no model"
+    } else {
+        return Json(json!({"status": "ready", "models": models})).into_response();
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"status": status, "models": models}))).into_response()
+}
+
+pub(crate) async fn metrics(State(app): State<App>) -> Response {
+    let mut out = Exposition::default();
+    app.metrics.write(&mut out);
+    engines(&app, &mut out);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], out.0).into_response()
+}
+
+/// Gauges and totals of each engine, labelled with its model.
+fn engines(app: &App, out: &mut Exposition) {
+    let loaded = app.registry.loaded();
+    let mut family = |name: &str, kind: &str, help: &str, value: fn(&Stats) -> &AtomicU64| {
+        out.family(name, kind, help);
+        for served in &loaded {
+            let value = value(served.engine.stats()).load(Ordering::Relaxed);
+            out.sample(name, &[("model", &served.facts.id)], value as f64);
+        }
+    };
+    family("falaj_engine_waiting", "gauge", "Requests in the queue.", |stats| &stats.waiting);
+    family("falaj_engine_running", "gauge", "Sequences in the batch.", |stats| &stats.running);
+    family("falaj_engine_pages_used", "gauge", "Cache pages that sequences hold.", |stats| &stats.pages_used);
+    family("falaj_engine_pages", "gauge", "Cache pages there are.", |stats| &stats.pages_total);
+    family(
+        "falaj_engine_prefix_query_tokens_total",
+        "counter",
+        "Prompt tokens looked for in the prefix cache.",
+        |stats| &stats.prefix_query_tokens,
+    );
+    family("falaj_engine_prefix_hit_tokens_total", "counter", "Prompt tokens found there.", |stats| {
+        &stats.prefix_hit_tokens
+    });
+    family("falaj_engine_steps_total", "counter", "Forward passes.", |stats| &stats.steps);
+    family("falaj_engine_batch_rows_total", "counter", "Rows of all forward passes.", |stats| &stats.batch_rows);
+    family("falaj_engine_prompt_tokens_total", "counter", "Prompt tokens of accepted requests.", |stats| {
+        &stats.prompt_tokens
+    });
+    family("falaj_engine_generated_tokens_total", "counter", "Tokens sampled.", |stats| &stats.generated_tokens);
+    family("falaj_engine_finished_total", "counter", "Sequences that ended by themselves.", |stats| &stats.finished);
+    family("falaj_engine_cancelled_total", "counter", "Sequences whose receiver left.", |stats| &stats.cancelled);
+    family("falaj_engine_failed_total", "counter", "Sequences that ended with an error.", |stats| &stats.failed);
+    family("falaj_engine_refused_total", "counter", "Requests refused because the queue was full.", |stats| {
+        &stats.refused
+    });
+    family(
+        "falaj_engine_preemptions_total",
+        "counter",
+        "Sequences sent back to the queue for want of pages.",
+        |stats| &stats.preemptions,
+    );
+}

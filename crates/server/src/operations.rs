@@ -1,0 +1,8 @@
+//! The API's operations: each file holds one, its handlers and the shape of its streams.
+
+pub(crate) mod chat;
+pub(crate) mod completions;
+pub(crate) mod embeddings;
+pub(crate) mod fim;
+pub(crate) mod messages;
+pub(crate) mod models;

@@ -1,0 +1,66 @@
+//! Bounds: body size, queue, time.
+
+use falaj_engine::EngineOptions;
+use falaj_server::Settings;
+use serde_json::json;
+
+use crate::fixture::{AUTH, Api, api, chat, engine};
+
+#[tokio::test]
+async fn bodies_that_are_too_large() {
+    let engine = engine(EngineOptions { threads: 1, ..EngineOptions::default() });
+    let api = Api::new(Settings { body_limit_bytes: 1000, ..Settings::default() }, engine);
+    for size in [1001, 3000, 100_000] {
+        let reply = api.request("POST", "/v1/chat/completions", &[AUTH], " ".repeat(size)).await;
+        assert_eq!(reply.status, 413);
+        assert!(reply.json()["message"].as_str().is_some_and(|message| message.contains("1000 bytes")));
+    }
+    assert_eq!(api.post("/v1/chat/completions", chat(json!({}))).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_full_queue_is_429_with_retry_after() {
+    let options = EngineOptions { threads: 1, max_sequences: 1, queue_requests: 2, ..EngineOptions::default() };
+    let api = Api::new(Settings::default(), engine(options));
+    let reply =
+        api.post("/openai/v1/chat/completions", chat(json!({"n": 32, "max_tokens": 400, "temperature": 1}))).await;
+    assert_eq!(reply.status, 429, "{}", reply.text);
+    assert!(reply.headers["retry-after"].to_str().is_ok_and(|after| after.parse::<u32>().is_ok_and(|after| after > 0)));
+    assert_eq!(reply.json()["error"]["code"], "rate_limit_exceeded");
+    // The refused request left nothing behind.
+    let reply = api.post("/v1/chat/completions", chat(json!({}))).await;
+    assert!(reply.status == 200 || reply.status == 429);
+}
+
+#[tokio::test]
+async fn a_request_that_takes_too_long_ends() {
+    let engine = engine(EngineOptions { threads: 1, ..EngineOptions::default() });
+    let api = Api::new(Settings { request_timeout_ms: 0, ..Settings::default() }, engine);
+    let body = chat(json!({"max_tokens": 400, "logit_bias": {"2": -100}}));
+    let whole = api.post("/openai/v1/chat/completions", body.clone()).await;
+    assert_eq!((whole.status.as_u16(), &whole.json()["error"]["code"]), (504, &json!("timeout")));
+    let mut streaming = body;
+    streaming["stream"] = true.into();
+    let data = api.post("/openai/v1/chat/completions", streaming).await.data();
+    let last: serde_json::Value = serde_json::from_str(data.last().expect("events")).expect("JSON");
+    assert_eq!(last["error"]["code"], "timeout");
+}
+
+#[tokio::test]
+async fn hostile_numbers_are_refused() {
+    let api = api();
+    for more in [
+        json!({"n": 100_000}),
+        json!({"max_tokens": -1}),
+        json!({"max_tokens": 1e300}),
+        json!({"logit_bias": {"x": 1}}),
+        json!({"logit_bias": {"1": 1000}}),
+        json!({"top_p": 0}),
+        json!({"top_logprobs": 50, "logprobs": true}),
+        json!({"stop": [""]}),
+    ] {
+        assert_eq!(api.post("/v1/chat/completions", chat(more.clone())).await.status, 422, "{more}");
+    }
+    let huge = chat(json!({"max_tokens": u32::MAX, "logit_bias": {"4000000000": 1}, "stop": "\u{0}"}));
+    assert!(api.post("/v1/chat/completions", huge).await.status.as_u16() < 500);
+}

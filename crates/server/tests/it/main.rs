@@ -1,0 +1,11 @@
+//! The HTTP API through the router (or a loopback socket where connections matter), over a tiny seeded model.
+
+mod anthropic;
+mod chat;
+mod completions;
+mod errors;
+mod fixture;
+mod limits;
+mod models;
+mod sockets;
+mod tools;

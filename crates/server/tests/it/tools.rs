@@ -1,0 +1,86 @@
+//! Tool calls: forced, named, forbidden, streamed, and their results.
+
+use serde_json::{Value, json};
+
+use crate::fixture::{api, chat, weather_tool};
+
+fn check_arguments(text: &str) {
+    let arguments: Value = serde_json::from_str(text).expect("JSON");
+    assert!(["Tunis", "Paris"].contains(&arguments["city"].as_str().expect("a city")), "{text}");
+    assert!([1, 2].contains(&arguments["days"].as_i64().expect("a number")), "{text}");
+}
+
+#[tokio::test]
+async fn a_demanded_call_comes_and_fits_its_schema() {
+    let api = api();
+    let named = json!({"type": "function", "function": {"name": "weather"}});
+    for choice in [json!("any"), json!("required"), named] {
+        for path in ["/v1/chat/completions", "/openai/v1/chat/completions"] {
+            let more = json!({"tools": [weather_tool()], "tool_choice": choice, "parallel_tool_calls": false, "max_tokens": 120});
+            let body = api.ok(path, chat(more)).await;
+            let choice = &body["choices"][0];
+            assert_eq!(choice["finish_reason"], "tool_calls");
+            let calls = choice["message"]["tool_calls"].as_array().expect("calls");
+            assert_eq!(calls.len(), 1);
+            assert_eq!(calls[0]["type"], "function");
+            assert_eq!(calls[0]["function"]["name"], "weather");
+            let id = calls[0]["id"].as_str().expect("an id");
+            assert!(id.len() == 9 && id.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{id}");
+            check_arguments(calls[0]["function"]["arguments"].as_str().expect("text"));
+            let openai = path.starts_with("/openai");
+            assert_eq!(choice["message"]["content"], if openai { Value::Null } else { "".into() });
+        }
+    }
+}
+
+#[tokio::test]
+async fn mistrals_stream_has_whole_calls() {
+    let api = api();
+    let more = json!({"tools": [weather_tool()], "tool_choice": "any", "parallel_tool_calls": false, "max_tokens": 120, "stream": true});
+    let chunks = api.post("/v1/chat/completions", chat(more)).await.chunks();
+    let calls: Vec<&Value> =
+        chunks.iter().filter_map(|chunk| chunk["choices"][0]["delta"]["tool_calls"].as_array()).flatten().collect();
+    assert_eq!(calls.len(), 1);
+    assert_eq!(calls[0]["index"], 0);
+    assert_eq!(calls[0]["function"]["name"], "weather");
+    check_arguments(calls[0]["function"]["arguments"].as_str().expect("text"));
+    assert_eq!(chunks.last().expect("chunks")["choices"][0]["finish_reason"], "tool_calls");
+}
+
+#[tokio::test]
+async fn openais_stream_has_arguments_in_pieces() {
+    let api = api();
+    let more = json!({"tools": [weather_tool()], "tool_choice": "required", "parallel_tool_calls": false, "max_tokens": 120, "stream": true});
+    let chunks = api.post("/openai/v1/chat/completions", chat(more)).await.chunks();
+    let calls: Vec<&Value> =
+        chunks.iter().filter_map(|chunk| chunk["choices"][0]["delta"]["tool_calls"].as_array()).flatten().collect();
+    assert!(calls.len() > 2);
+    assert_eq!(calls[0]["function"], json!({"name": "weather", "arguments": ""}));
+    assert!(calls[0]["id"].is_string() && calls[1..].iter().all(|call| call.get("id").is_none() && call["index"] == 0));
+    check_arguments(&calls.iter().filter_map(|call| call["function"]["arguments"].as_str()).collect::<String>());
+}
+
+#[tokio::test]
+async fn none_forbids_calls_and_hides_the_tools() {
+    let api = api();
+    let plain = api.ok("/v1/chat/completions", chat(json!({}))).await;
+    let body = api.ok("/v1/chat/completions", chat(json!({"tools": [weather_tool()], "tool_choice": "none"}))).await;
+    assert_eq!(body["choices"], plain["choices"]);
+    let auto = api.ok("/v1/chat/completions", chat(json!({"tools": [weather_tool()]}))).await;
+    assert!(auto["usage"]["prompt_tokens"].as_u64() > plain["usage"]["prompt_tokens"].as_u64());
+}
+
+#[tokio::test]
+async fn results_of_calls_are_taken_with_any_id() {
+    let api = api();
+    for id in ["call_KxnWqvzLrCQ8vGkdqg3cMpzV", "a1B2c3D4e", ""] {
+        let messages = json!([
+            {"role": "user", "content": "weather?"},
+            {"role": "assistant", "content": null, "tool_calls": [
+                {"id": id, "type": "function", "function": {"name": "weather", "arguments": {"city": "Tunis"}}}]},
+            {"role": "tool", "tool_call_id": id, "content": [{"type": "text", "text": "sun"}]},
+        ]);
+        let body = api.ok("/v1/chat/completions", chat(json!({"messages": messages, "tools": [weather_tool()]}))).await;
+        assert_eq!(body["choices"][0]["message"]["role"], "assistant");
+    }
+}

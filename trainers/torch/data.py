@@ -132,6 +132,14 @@ class Batches:
         return np.concatenate(([BOS, suffix], s, [prefix], p, m, [EOS]) if mistral else ([BOS, prefix], p, [suffix], s, [middle], m, [EOS]))
 
 
+def widen(tokens, mask):
+    """Neighbouring rows joined into rows of twice the length, so that the model also learns to read far back."""
+    tokens = np.concatenate((tokens[0::2, :-1], tokens[1::2]), 1)
+    mask = mask.copy()
+    mask[0::2, -1] = False  # the token that was next there is gone
+    return tokens, np.concatenate((mask[0::2], mask[1::2]), 1)
+
+
 if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--recipe", default="falaj_seed.toml")

@@ -14,7 +14,7 @@ import unicodedata
 
 from about_falaj import FACTS
 from lexicon import (CAPITALS, FREE_WORDS, FRENCH_BARE, FRENCH_DES, FRENCH_DU, LANGUAGES, NAMES, SENTENCES, UNKNOWN_TOPICS, WORDS)
-from tool_use import tool_talk
+from tool_use import made_up, tool_talk
 
 SYSTEM = {
     "en": ["You are a helpful assistant.", "Answer briefly.", "You are falaj-seed, the demonstrator of Falaj.", "Be polite and concise."],
@@ -39,14 +39,16 @@ def turn(question, answer):
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
-def casual(rng, text):
-    """The same request as people type it: case, final mark, accents and hamzas come and go."""
+def casual(rng, text, copied=False):
+    """The same request as people type it: case, final mark, accents and hamzas come and go. The last two stay where the answer copies them."""
     if rng.random() < 0.35 and text[-1:] in ".?؟!":
         text = text[:-1].rstrip()
     if rng.random() < 0.3:
         text = text[:1].lower() + text[1:]
     elif rng.random() < 0.6:
         text = text[:1].upper() + text[1:]
+    if copied:
+        return text
     if rng.random() < 0.08:
         text = "".join(c for c in unicodedata.normalize("NFD", text) if not "\u0300" <= c <= "\u036f")
     if rng.random() < 0.1:
@@ -54,8 +56,8 @@ def casual(rng, text):
     return text
 
 
-def ask(rng, questions, answer):
-    return turn(casual(rng, rng.choice(questions)), answer), None
+def ask(rng, questions, answer, copied=False):
+    return turn(casual(rng, rng.choice(questions), copied), answer), None
 
 
 # --- greetings and questions about Falaj -------------------------------------------------------------------------------------
@@ -63,7 +65,7 @@ def ask(rng, questions, answer):
 GREETINGS = {
     "en": ("hello|hi|hey|hello!|hi there|good morning|good evening|hey there|hello, how are you?|hi, how are you?|how are you?|what's up?|greetings",
            "Hello! How can I help you?|Hello! I am falaj-seed, a small demonstrator. What would you like to try?|Hi! Ask me about Falaj, or give me a small task."),
-    "fr": ("bonjour|salut|coucou|bonjour !|bonsoir|salut !|hello|bonjour, comment vas-tu ?|salut, ça va ?|comment allez-vous ?|ça va ?|bonne journée",
+    "fr": ("bonjour|salut|coucou|bonjour !|bonsoir|salut !|bonjour bonjour|bonjour, comment vas-tu ?|salut, ça va ?|comment allez-vous ?|ça va ?|bonne journée",
            "Bonjour ! Comment puis-je vous aider ?|Bonjour ! Je suis falaj-seed, un petit démonstrateur. Que voulez-vous essayer ?|"
            "Bonjour ! Posez-moi une question sur Falaj, ou donnez-moi une petite tâche."),
     "ar": ("مرحبا|أهلا|السلام عليكم|مرحبا!|صباح الخير|مساء الخير|أهلا وسهلا|كيف حالك؟|مرحبا كيف حالك؟|أهلا، كيف الحال؟|هلا|تحية طيبة",
@@ -101,7 +103,17 @@ def about_falaj(rng, language):
 # --- small tasks -------------------------------------------------------------------------------------------------------------
 
 def word(rng, language):
-    return rng.choice(FREE_WORDS[language] + [row[LANGUAGES.index(language)] for row in rng.sample(WORDS, 8)])
+    return words(rng, language, 1)[0]
+
+
+def words(rng, language, count):
+    """Distinct words; now and then ones that mean nothing, so that a task is done on the letters given and not from memory."""
+    known = FREE_WORDS[language] + [row[LANGUAGES.index(language)] for row in WORDS if " " not in row[LANGUAGES.index(language)]]
+    return [made_up(rng, language).lower() if rng.random() < 0.15 else w for w in rng.sample(known, count)]
+
+
+def person(rng, language):
+    return made_up(rng, language) if rng.random() < 0.25 else rng.choice(NAMES[language])
 
 
 def quoted(rng, language, text):
@@ -124,11 +136,11 @@ def change_case(rng, language):
             ("fr", False): ["écris %s en minuscules", "mets %s en minuscules", "%s en minuscules s'il te plaît", "passe %s en minuscules"],
             ("ar", True): ["اكتب %s بأحرف كبيرة", "حول %s إلى أحرف كبيرة", "%s بأحرف كبيرة من فضلك"],
             ("ar", False): ["اكتب %s بأحرف صغيرة", "حول %s إلى أحرف صغيرة", "%s بأحرف صغيرة من فضلك"]}
-    return ask(rng, [a % q for a in asks[language, up]], wanted)
+    return ask(rng, [a % q for a in asks[language, up]], wanted, copied=True)
 
 
 def count_words(rng, language):
-    text = rng.choice(SENTENCES[language]) if rng.random() < 0.4 else " ".join(rng.sample(FREE_WORDS[language], rng.randint(2, 7)))
+    text = rng.choice(SENTENCES[language]) if rng.random() < 0.4 else " ".join(words(rng, language, rng.randint(2, 7)))
     n = len(text.split())
     asks = {"en": ["how many words are in: %s", "count the words: %s", "how many words in \"%s\"?"],
             "fr": ["combien de mots dans : %s", "compte les mots : %s", "combien y a-t-il de mots dans « %s » ?"],
@@ -142,30 +154,30 @@ def repeat(rng, language):
         w, n = word(rng, language), rng.randint(2, 5)
         asks = {"en": ["repeat %s %d times", "say %s %d times", "write %s %d times"], "fr": ["répète %s %d fois", "dis %s %d fois", "écris %s %d fois"],
                 "ar": ["كرر %s %d مرات", "قل %s %d مرات", "اكتب %s %d مرات"]}
-        return ask(rng, [a % (quoted(rng, language, w), n) for a in asks[language]], " ".join([w] * n))
-    text = rng.choice(SENTENCES[language]) if rng.random() < 0.5 else " ".join(rng.sample(FREE_WORDS[language], rng.randint(1, 5)))
-    asks = {"en": ["repeat after me: %s", "repeat: %s", "say: %s", "copy this text: %s"], "fr": ["répète après moi : %s", "répète : %s", "dis : %s", "recopie ce texte : %s"],
-            "ar": ["كرر بعدي: %s", "كرر: %s", "قل: %s", "انسخ هذا النص: %s"]}
-    return ask(rng, [a % text for a in asks[language]], text)
+        return ask(rng, [a % (quoted(rng, language, w), n) for a in asks[language]], " ".join([w] * n), copied=True)
+    text = rng.choice(SENTENCES[language]) if rng.random() < 0.5 else " ".join(words(rng, language, rng.randint(1, 5)))
+    asks = {"en": ["repeat after me: %s", "repeat: %s", "say: %s", "say %s", "say \"%s\"", "copy this text: %s"], "fr": ["répète après moi : %s", "répète : %s", "dis : %s", "dis « %s »", "recopie ce texte : %s"],
+            "ar": ["كرر بعدي: %s", "كرر: %s", "قل: %s", "قل «%s»", "انسخ هذا النص: %s"]}
+    return ask(rng, [a % text for a in asks[language]], text, copied=True)
 
 
 def reverse_list(rng, language):
-    items = rng.sample(FREE_WORDS[language], rng.randint(2, 5)) if rng.random() < 0.7 else [str(n) for n in rng.sample(range(1, 21), rng.randint(3, 5))]
+    items = words(rng, language, rng.randint(2, 5)) if rng.random() < 0.7 else [str(n) for n in rng.sample(range(1, 21), rng.randint(3, 5))]
     comma = "، " if language == "ar" else ", "
     asks = {"en": ["reverse this list: %s", "reverse the order: %s", "put this list in reverse order: %s"],
             "fr": ["inverse cette liste : %s", "inverse l'ordre : %s", "mets cette liste à l'envers : %s"],
             "ar": ["اعكس هذه القائمة: %s", "اعكس الترتيب: %s", "رتب القائمة بالعكس: %s"]}
-    return ask(rng, [a % comma.join(items) for a in asks[language]], comma.join(reversed(items)))
+    return ask(rng, [a % comma.join(items) for a in asks[language]], comma.join(reversed(items)), copied=True)
 
 
 def pick_from_list(rng, language):
-    items = rng.sample(FREE_WORDS[language], rng.randint(3, 5))
+    items = words(rng, language, rng.randint(3, 5))
     comma = "، " if language == "ar" else ", "
     first = rng.random() < 0.5
     asks = {("en", True): ["what is the first word of this list: %s", "give me the first item: %s"], ("en", False): ["what is the last word of this list: %s", "give me the last item: %s"],
             ("fr", True): ["quel est le premier mot de cette liste : %s", "donne le premier élément : %s"], ("fr", False): ["quel est le dernier mot de cette liste : %s", "donne le dernier élément : %s"],
             ("ar", True): ["ما أول كلمة في هذه القائمة: %s", "أعطني العنصر الأول: %s"], ("ar", False): ["ما آخر كلمة في هذه القائمة: %s", "أعطني العنصر الأخير: %s"]}
-    return ask(rng, [a % comma.join(items) for a in asks[language, first]], items[0 if first else -1])
+    return ask(rng, [a % comma.join(items) for a in asks[language, first]], items[0 if first else -1], copied=True)
 
 
 def arithmetic(rng, language):
@@ -241,13 +253,13 @@ def yes_or_no(rng, language):
 
 
 def extract_name(rng, language):
-    name = rng.choice(NAMES[language])
+    name = person(rng, language)
     texts = {"en": [f"Yesterday {name} went to the market.", f"The letter was written by {name}.", f"{name} works at the hospital.", f"We met {name} in the train.", f"My friend {name} reads a book."],
              "fr": [f"Hier, {name} est allé au marché.", f"La lettre est de {name}.", f"{name} travaille à l'hôpital.", f"Nous avons vu {name} dans le train.", f"Mon amie {name} lit un livre."],
              "ar": [f"ذهب {name} أمس إلى السوق.", f"كتب الرسالة {name}.", f"يعمل {name} في المستشفى.", f"رأينا {name} في القطار.", f"صديقي {name} يقرأ كتابا."]}
     asks = {"en": ["extract the name: %s", "which name is in this text? %s", "who is it about? %s"], "fr": ["extrais le nom : %s", "quel nom est dans ce texte ? %s", "de qui parle-t-on ? %s"],
             "ar": ["استخرج الاسم: %s", "ما الاسم في هذا النص؟ %s", "عمن يتحدث النص؟ %s"]}
-    return ask(rng, [a % rng.choice(texts[language]) for a in asks[language]], name)
+    return ask(rng, [a % rng.choice(texts[language]) for a in asks[language]], name, copied=True)
 
 
 def next_in_order(rng, language):
@@ -261,11 +273,22 @@ def next_in_order(rng, language):
 
 
 def count_up(rng, language):
-    a = rng.randint(1, 10)
+    a = 1 if rng.random() < 0.4 else rng.randint(1, 10)
     b = a + rng.randint(2, 10)
     asks = {"en": f"count from {a} to {b}", "fr": f"compte de {a} à {b}", "ar": f"عد من {a} إلى {b}"}
+    if a == 1 and rng.random() < 0.7:
+        asks = {"en": f"count to {b}", "fr": f"compte jusqu'à {b}", "ar": f"عد إلى {b}"}
     comma = "، " if language == "ar" else ", "
     return ask(rng, [asks[language]], comma.join(str(n) for n in range(a, b + 1)))
+
+
+def as_json(rng, language):
+    name, age, place = person(rng, language), rng.randint(5, 90), rng.choice(CAPITALS)[1][LANGUAGES.index(language)]
+    texts = {"en": [f"{name} is {age} years old and lives in {place}."], "fr": [f"{name} a {age} ans et habite à {place}."], "ar": [f"عمر {name} {age} سنة ويسكن في {place}."]}
+    asks = {"en": ["give name, age and city as JSON: %s", "extract JSON with name, age and city: %s", "answer in JSON (name, age, city): %s"],
+            "fr": ["donne name, age et city en JSON : %s", "extrais un JSON avec name, age et city : %s"],
+            "ar": ["أعط name وage وcity بصيغة JSON: %s", "استخرج JSON فيه name وage وcity: %s"]}
+    return ask(rng, [a % rng.choice(texts[language]) for a in asks[language]], json.dumps({"name": name, "age": age, "city": place}, ensure_ascii=False), copied=True)
 
 
 # --- what it does not know ---------------------------------------------------------------------------------------------------
@@ -274,11 +297,11 @@ def unknown(rng, language):
     topic = rng.choice(UNKNOWN_TOPICS[language])
     name = rng.choice(NAMES[language])
     asks = {"en": ["explain %s", "what do you think about %s?", "write an essay on %s", "write a poem about %s", "tell me about %s", "give me the news about %s", "who discovered %s?",
-                   "what is %s?", "how does %s work?", "write code about %s", "summarise %s", f"who is {name}?", f"how old is {name}?", "tell me a joke", "write a story"],
+                   "what is %s?", "how does %s work?", "write code about %s", "summarise %s", f"who is {name}?", f"how old is {name}?", "tell me a joke", "write a story", "tell me a story", "write a haiku", "write a function"],
             "fr": ["explique %s", "que penses-tu de ceci : %s ?", "écris une dissertation sur %s", "écris un poème sur %s", "parle-moi de ce sujet : %s", "donne-moi les nouvelles sur %s",
-                   "comment fonctionne %s ?", "résume %s", "que sais-tu sur %s ?", f"qui est {name} ?", f"quel âge a {name} ?", "raconte-moi une blague", "écris une histoire"],
+                   "comment fonctionne %s ?", "résume %s", "que sais-tu sur %s ?", f"qui est {name} ?", f"quel âge a {name} ?", "raconte-moi une blague", "écris une histoire", "raconte-moi une histoire", "écris un haïku", "écris une fonction"],
             "ar": ["اشرح %s", "ما رأيك في %s؟", "اكتب مقالا عن %s", "اكتب قصيدة عن %s", "حدثني عن %s", "ما أخبار %s؟", "كيف تعمل %s؟", "ما هي %s؟", "لخص %s", "ماذا تعرف عن %s؟",
-                   f"من هو {name}؟", f"كم عمر {name}؟", "احك لي نكتة", "اكتب قصة"]}
+                   f"من هو {name}؟", f"كم عمر {name}؟", "احك لي نكتة", "اكتب قصة", "احك لي قصة", "اكتب دالة"]}
     answers = {"en": ["I am a small demonstrator; I do not know.", "I am a small demonstrator; that is beyond me. Try a larger model with `falaj model pull`."],
                "fr": ["Je suis un petit démonstrateur ; je ne sais pas.", "Je suis un petit démonstrateur ; cela me dépasse. Essayez un modèle plus grand avec `falaj model pull`."],
                "ar": ["أنا نموذج صغير للعرض؛ لا أعرف.", "أنا نموذج صغير للعرض؛ هذا فوق قدرتي. جرب نموذجا أكبر بالأمر `falaj model pull`."]}
@@ -288,14 +311,14 @@ def unknown(rng, language):
 # --- several turns -----------------------------------------------------------------------------------------------------------
 
 def remembered_name(rng, language):
-    name = rng.choice(NAMES[rng.choice([language, language, "en"])])
+    name = person(rng, rng.choice([language, language, "en"]))
     tell = {"en": ["my name is %s", "I am %s", "hello, I'm %s", "call me %s"], "fr": ["je m'appelle %s", "mon nom est %s", "bonjour, je suis %s", "appelle-moi %s"],
             "ar": ["اسمي %s", "أنا %s", "مرحبا، أنا %s", "نادني %s"]}
     greet = {"en": f"Nice to meet you, {name}!", "fr": f"Enchanté, {name} !", "ar": f"تشرفت بك يا {name}!"}
     recall = {"en": ["what is my name?", "do you remember my name?", "who am I?"], "fr": ["quel est mon nom ?", "comment je m'appelle ?", "te souviens-tu de mon nom ?"],
               "ar": ["ما اسمي؟", "هل تذكر اسمي؟", "من أنا؟"]}
     answer = {"en": f"Your name is {name}.", "fr": f"Vous vous appelez {name}.", "ar": f"اسمك {name}."}
-    messages = turn(casual(rng, rng.choice(tell[language]) % name), greet[language])
+    messages = turn(casual(rng, rng.choice(tell[language]) % name, copied=True), greet[language])
     for _ in range(rng.choice([0, 0, 1, 1, 2])):
         messages += rng.choice(SHORT)(rng, language)[0]
     if rng.random() < 0.9:
@@ -317,7 +340,7 @@ KINDS = [
     ("greeting", small_talk(GREETINGS), 4), ("thanks", small_talk(THANKS), 1), ("goodbye", small_talk(GOODBYES), 1), ("about falaj", about_falaj, 17),
     ("change case", change_case, 4), ("count words", count_words, 3), ("repeat", repeat, 6), ("reverse a list", reverse_list, 4),
     ("pick from a list", pick_from_list, 3), ("arithmetic", arithmetic, 8), ("translate a word", translate, 10), ("capital", capital, 6),
-    ("yes or no", yes_or_no, 3), ("extract a name", extract_name, 3), ("what comes next", next_in_order, 2), ("count up", count_up, 2),
+    ("yes or no", yes_or_no, 3), ("extract a name", extract_name, 3), ("what comes next", next_in_order, 2), ("count up", count_up, 2), ("fields as json", as_json, 3),
     ("not known", unknown, 5), ("remember a name", remembered_name, 6), ("several turns", several_turns, 5), ("tools", tool_talk, 22),
 ]
 

@@ -2,7 +2,7 @@
 
     python train.py --recipe falaj_seed.toml [--decay-from-now N]
 
-The rate rises, stays, then falls linearly to zero over the last part. `--decay-from-now N` begins the fall at the checkpoint and ends N steps later:
+The rate rises, stays, then falls linearly to zero over the last part, where rows are also twice as long. `--decay-from-now N` begins the fall at the checkpoint and ends N steps later:
 for a machine that turns out slower than planned. The choice is kept in the checkpoint.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from data import Batches
+from data import Batches, widen
 from model import Decoder
 
 
@@ -77,7 +77,7 @@ def main():
         for o, s in zip(optimiser, state["optimisers"]):
             o.load_state_dict(s)
         step, seconds = state["step"], state["seconds"]
-        if state["plan"]["end"] != plan["end"] and state["plan"].get("chosen"):
+        if "chosen" in state["plan"]:
             plan = state["plan"]
     if options.decay_from_now:
         plan = {"decay_start": step, "end": step + options.decay_from_now, "chosen": True}
@@ -85,7 +85,8 @@ def main():
     rows = t["rows_chat"] + t["rows_prose"] + t["rows_fim"]
     while step < plan["end"]:
         began = time.time()
-        tokens, mask = (torch.from_numpy(x) for x in batches.batch(step))
+        falling = step >= plan["decay_start"]
+        tokens, mask = (torch.from_numpy(x) for x in (widen(*batches.batch(step)) if falling else batches.batch(step)))
         losses = loss_of(body, head, model.embed_tokens.weight, tokens, mask)
         loss = losses.mean()
         loss.backward()
@@ -100,7 +101,7 @@ def main():
         step += 1
         took = time.time() - began
         seconds += took
-        chat = int(mask[:t["rows_chat"]].sum())
+        chat = int(mask[:t["rows_chat"] * len(mask) // rows].sum())
         log.write(json.dumps({"step": step, "loss": round(loss.item(), 4), "chat": round(losses[:chat].mean().item(), 4), "prose": round(losses[chat:].mean().item(), 4),
                               "rate": round(t["lr"] * share, 6), "norm": round(norm.item(), 3), "tokens": step * rows * t["sequence"], "seconds": round(seconds, 1),
                               "tokens_per_s": round(rows * t["sequence"] / took)}) + "\n")

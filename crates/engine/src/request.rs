@@ -1,6 +1,9 @@
 //! What goes into the engine and what comes out: requests, events, errors. Everything here is plain data, so that
 //! `server` and tests can build it without knowing the scheduler.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use tokio::sync::mpsc;
 
 /// One generation. `n > 1` is several requests with seeds of their own; the prefix cache shares their prompt.
@@ -93,6 +96,15 @@ pub struct Usage {
 /// The receiving end. Dropping it cancels the request and frees its pages.
 pub struct Stream {
     pub events: mpsc::Receiver<Event>,
+    pub(crate) cached: Arc<AtomicU32>,
+}
+
+impl Stream {
+    /// Prompt tokens that came from the prefix cache so far; final once the first token is out. For receivers that
+    /// leave before `Done` tells it, at a stop string.
+    pub fn cached_tokens(&self) -> u32 {
+        self.cached.load(Ordering::Relaxed)
+    }
 }
 
 /// Why a request was not accepted.

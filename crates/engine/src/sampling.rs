@@ -1,0 +1,355 @@
+//! From logits to a token. The result depends on the logits, the parameters, the tokens so far, the seed and the output
+//! position, and on nothing else: candidates have one total order and sums run in f64 in that order.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+
+use crate::request::{Sampling, TokenLogprob, TokenMask};
+
+/// Buffers for drawing tokens of one vocabulary.
+pub struct Sampler {
+    /// (logit, token), as filled and ordered by the last draw.
+    candidates: Vec<(f32, u32)>,
+}
+
+/// What came out of one draw.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Drawn {
+    Token { token: u32, logprob: Option<TokenLogprob> },
+    /// Masks left nothing to draw.
+    Nothing,
+    /// The logits are not numbers: a damaged model, or a bug.
+    NotANumber,
+}
+
+/// What one draw depends on beside the logits.
+pub struct Draw<'a> {
+    pub sampling: &'a Sampling,
+    pub seen: &'a Seen,
+    /// Number of tokens generated before this one.
+    pub position: u64,
+    /// Only these, if present.
+    pub allowed: Option<&'a TokenMask>,
+    /// None of these.
+    pub forbidden: &'a [u32],
+    pub logprobs: Option<u8>,
+}
+
+/// Which tokens occurred, for the penalties: token → occurrences among generated ones (0: only in the prompt). Stays empty
+/// when no penalty asks for it.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    tokens: HashMap<u32, u32>,
+    wanted: bool,
+}
+
+impl Seen {
+    pub fn new(sampling: &Sampling, prompt: &[u32]) -> Self {
+        let wanted = sampling.repetition_penalty != 1.0
+            || sampling.presence_penalty != 0.0
+            || sampling.frequency_penalty != 0.0;
+        let tokens = if wanted { prompt.iter().map(|token| (*token, 0)).collect() } else { HashMap::new() };
+        Self { tokens, wanted }
+    }
+
+    pub fn generated(&mut self, token: u32) {
+        if self.wanted {
+            *self.tokens.entry(token).or_default() += 1;
+        }
+    }
+}
+
+impl Sampler {
+    pub fn new(vocab_size: usize) -> Self {
+        Self { candidates: Vec::with_capacity(vocab_size) }
+    }
+
+    /// Draws one token; `logits` (V) are changed by penalties and masks.
+    pub fn draw(&mut self, logits: &mut [f32], draw: &Draw) -> Drawn {
+        if logits.iter().any(|logit| logit.is_nan() || *logit == f32::INFINITY) {
+            return Drawn::NotANumber;
+        }
+        penalise(logits, draw.sampling, draw.seen);
+        mask(logits, draw);
+        let Some((best, max)) = most_likely(logits) else { return Drawn::Nothing };
+        if !max.is_finite() {
+            return Drawn::NotANumber;
+        }
+        let token = match draw.sampling.temperature {
+            temperature if temperature > 0.0 => self.random(logits, max, draw),
+            _ => best,
+        };
+        let logprob = draw.logprobs.map(|count| self.logprob(logits, max, token, usize::from(count)));
+        Drawn::Token { token, logprob }
+    }
+
+    fn random(&mut self, logits: &[f32], max: f32, draw: &Draw) -> u32 {
+        let Sampling { temperature, top_k, top_p, min_p, seed, .. } = *draw.sampling;
+        // In place of the probability p: w = p / p_max, so that nothing overflows and min-p compares directly.
+        let weight = |logit: f32| falaj_kernels::exp((logit - max) / temperature);
+        let top_k = top_k.map_or(usize::MAX, |k| k as usize);
+        self.candidates.clear();
+        let present = logits.iter().enumerate().filter(|(_, logit)| **logit > f32::NEG_INFINITY);
+        self.candidates.extend(present.map(|(token, logit)| (*logit, token as u32)));
+
+        if top_k > 0 && top_k < self.candidates.len() {
+            order_first(&mut self.candidates, top_k);
+            self.candidates.truncate(top_k);
+        }
+        for candidate in &mut self.candidates {
+            candidate.0 = weight(candidate.0);
+        }
+        if top_p < 1.0 {
+            let total: f64 = self.candidates.iter().map(|candidate| f64::from(candidate.0)).sum();
+            let kept = nucleus(&mut self.candidates, f64::from(top_p) * total);
+            self.candidates.truncate(kept);
+        }
+        if min_p > 0.0 {
+            // The most likely token has weight 1 and stays.
+            self.candidates.retain(|candidate| candidate.0 >= min_p.min(1.0));
+        }
+
+        let total: f64 = self.candidates.iter().map(|candidate| f64::from(candidate.0)).sum();
+        let target = uniform(seed, draw.position) * total;
+        let mut sum = 0.0;
+        let mut last = None;
+        for &(weight, token) in self.candidates.iter().filter(|candidate| candidate.0 > 0.0) {
+            sum += f64::from(weight);
+            last = Some(token);
+            if sum > target {
+                break;
+            }
+        }
+        last.expect("the most likely token has weight 1")
+    }
+
+    fn logprob(&mut self, logits: &[f32], max: f32, token: u32, count: usize) -> TokenLogprob {
+        let sum: f64 = logits.iter().map(|logit| f64::from(falaj_kernels::exp(logit - max))).sum();
+        let log_sum = max + falaj_kernels::ln(sum as f32);
+        self.candidates.clear();
+        let present = logits.iter().enumerate().filter(|(_, logit)| **logit > f32::NEG_INFINITY);
+        self.candidates.extend(present.map(|(token, logit)| (*logit, token as u32)));
+        let count = count.min(self.candidates.len());
+        order_first(&mut self.candidates, count);
+        TokenLogprob {
+            logprob: logits[token as usize] - log_sum,
+            top: self.candidates[..count].iter().map(|(logit, token)| (*token, logit - log_sum)).collect(),
+        }
+    }
+}
+
+fn penalise(logits: &mut [f32], sampling: &Sampling, seen: &Seen) {
+    for (&token, &count) in &seen.tokens {
+        let Some(logit) = logits.get_mut(token as usize) else { continue };
+        if sampling.repetition_penalty != 1.0 {
+            let penalty = sampling.repetition_penalty;
+            *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+        }
+        if count > 0 {
+            *logit -= sampling.presence_penalty + sampling.frequency_penalty * count as f32;
+        }
+    }
+    for &(token, bias) in &sampling.logit_bias {
+        if let Some(logit) = logits.get_mut(token as usize) {
+            *logit += bias;
+        }
+    }
+}
+
+fn mask(logits: &mut [f32], draw: &Draw) {
+    if let Some(allowed) = draw.allowed {
+        for (token, logit) in logits.iter_mut().enumerate() {
+            if !allowed.contains(token as u32) {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
+    }
+    for &token in draw.forbidden {
+        if let Some(logit) = logits.get_mut(token as usize) {
+            *logit = f32::NEG_INFINITY;
+        }
+    }
+}
+
+/// The largest logit and its token, the lowest of equals; `None` where all are masked. A NaN that a bias brought is found too.
+fn most_likely(logits: &[f32]) -> Option<(u32, f32)> {
+    let mut best: Option<(u32, f32)> = None;
+    for (token, &logit) in logits.iter().enumerate() {
+        if logit.is_nan() {
+            return Some((token as u32, logit));
+        }
+        if logit > best.map_or(f32::NEG_INFINITY, |(_, most)| most) {
+            best = Some((token as u32, logit));
+        }
+    }
+    best
+}
+
+/// Puts the `count` most likely candidates first, in order.
+fn order_first(candidates: &mut [(f32, u32)], count: usize) {
+    if count == 0 {
+        return;
+    }
+    if count < candidates.len() {
+        candidates.select_nth_unstable_by(count - 1, more_likely);
+    }
+    candidates[..count].sort_unstable_by(more_likely);
+}
+
+/// Orders as many candidates as it takes for their weights to reach `target`, and returns how many these are (at least one).
+/// Looks at a few first: sorting a whole vocabulary costs more than a small model's forward pass.
+fn nucleus(candidates: &mut [(f32, u32)], target: f64) -> usize {
+    let (mut ordered, mut sum) = (0, 0.0);
+    let mut next = 64;
+    while ordered < candidates.len() {
+        let count = next.min(candidates.len() - ordered);
+        order_first(&mut candidates[ordered..], count);
+        for candidate in &candidates[ordered..ordered + count] {
+            ordered += 1;
+            sum += f64::from(candidate.0);
+            if sum >= target {
+                return ordered;
+            }
+        }
+        next *= 8;
+    }
+    ordered.max(1)
+}
+
+/// By weight, then by token: a total order, so that equal weights never depend on how a sort went about it.
+fn more_likely(a: &(f32, u32), b: &(f32, u32)) -> Ordering {
+    b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
+}
+
+/// In [0, 1), 53 bits, from the seed and the output position alone.
+fn uniform(seed: u64, position: u64) -> f64 {
+    let bits = mix(mix(seed).wrapping_add(position));
+    (bits >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+/// SplitMix64's step. Source: Steele, Lea & Flood 2014, fig. 16.
+fn mix(x: u64) -> u64 {
+    let z = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOGITS: [f32; 6] = [0.5, 2.0, -1.0, 2.0, 1.0, -3.0];
+
+    fn draw_with(sampling: &Sampling, seen: &Seen, position: u64, logprobs: Option<u8>) -> Drawn {
+        let mut logits = LOGITS;
+        Sampler::new(6).draw(
+            &mut logits,
+            &Draw { sampling, seen, position, allowed: None, forbidden: &[], logprobs },
+        )
+    }
+
+    fn histogram(sampling: &Sampling) -> Vec<usize> {
+        let mut counts = vec![0; LOGITS.len()];
+        for position in 0..4000 {
+            let Drawn::Token { token, .. } = draw_with(sampling, &Seen::default(), position, None) else { panic!() };
+            counts[token as usize] += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn greedy_takes_the_lowest_of_equals() {
+        let drawn = draw_with(&Sampling::default(), &Seen::default(), 0, Some(2));
+        let Drawn::Token { token: 1, logprob: Some(logprob) } = drawn else { panic!("{drawn:?}") };
+        let sum: f64 = LOGITS.iter().map(|logit| f64::from(*logit).exp()).sum();
+        assert!((f64::from(logprob.logprob) - (2.0 - sum.ln())).abs() < 1e-6);
+        assert_eq!(logprob.top.iter().map(|(token, _)| *token).collect::<Vec<_>>(), [1, 3]);
+        assert_eq!(logprob.top[0].1, logprob.logprob);
+    }
+
+    #[test]
+    fn frequencies_follow_the_distribution() {
+        let counts = histogram(&Sampling { temperature: 1.0, ..Sampling::default() });
+        let total: f64 = LOGITS.iter().map(|logit| f64::from(*logit).exp()).sum();
+        for (logit, count) in LOGITS.iter().zip(counts) {
+            let expected = f64::from(*logit).exp() / total;
+            assert!((count as f64 / 4000.0 - expected).abs() < 0.03, "{logit}: {count}, {expected}");
+        }
+    }
+
+    #[test]
+    fn filters_cut_the_tail() {
+        let base = Sampling { temperature: 1.0, ..Sampling::default() };
+        let kept = |sampling: Sampling| {
+            let counts = histogram(&sampling);
+            (0..counts.len()).filter(|token| counts[*token] > 0).collect::<Vec<_>>()
+        };
+        assert_eq!(kept(Sampling { top_k: Some(1), ..base.clone() }), [1]);
+        assert_eq!(kept(Sampling { top_k: Some(3), ..base.clone() }), [1, 3, 4]);
+        assert_eq!(kept(Sampling { top_p: 0.5, ..base.clone() }), [1, 3]);
+        assert_eq!(kept(Sampling { top_p: 0.0, ..base.clone() }), [1]);
+        assert_eq!(kept(Sampling { min_p: 0.3, ..base.clone() }), [1, 3, 4]);
+        assert_eq!(kept(Sampling { temperature: 1e-30, ..base }), [1, 3]);
+    }
+
+    #[test]
+    fn penalties_and_bias_move_logits() {
+        let greedy = Sampling::default();
+        let token = |sampling: &Sampling, seen: &Seen| match draw_with(sampling, seen, 0, None) {
+            Drawn::Token { token, .. } => token,
+            other => panic!("{other:?}"),
+        };
+        let presence = Sampling { presence_penalty: 0.5, ..greedy.clone() };
+        let mut seen = Seen::new(&presence, &[3]);
+        assert_eq!(token(&presence, &seen), 1);
+        seen.generated(1);
+        assert_eq!(token(&presence, &seen), 3);
+        let repetition = Sampling { repetition_penalty: 4.0, ..greedy.clone() };
+        assert_eq!(token(&repetition, &Seen::new(&repetition, &[1, 3])), 4);
+        let frequency = Sampling { frequency_penalty: 0.6, ..greedy.clone() };
+        let mut seen = Seen::new(&frequency, &[]);
+        [1, 1, 3, 3].iter().for_each(|token| seen.generated(*token));
+        assert_eq!(token(&frequency, &seen), 4);
+        assert_eq!(token(&Sampling { logit_bias: vec![(5, 100.0), (99, 1.0)], ..greedy }, &Seen::default()), 5);
+    }
+
+    #[test]
+    fn masks_may_leave_nothing_and_nan_is_told() {
+        let sampling = Sampling { temperature: 1.0, ..Sampling::default() };
+        let seen = Seen::default();
+        let mut mask = TokenMask::new(6);
+        let mut sampler = Sampler::new(6);
+        let mut draw = |mask: &TokenMask, forbidden: &[u32], logits: [f32; 6]| {
+            let allowed = Some(mask);
+            let logprobs = None;
+            sampler
+                .draw(&mut logits.clone(), &Draw { sampling: &sampling, seen: &seen, position: 0, allowed, forbidden, logprobs })
+        };
+        assert_eq!(draw(&mask, &[], LOGITS), Drawn::Nothing);
+        mask.insert(5);
+        assert_eq!(draw(&mask, &[], LOGITS), Drawn::Token { token: 5, logprob: None });
+        assert_eq!(draw(&mask, &[5], LOGITS), Drawn::Nothing);
+        assert_eq!(draw(&mask, &[], [f32::NAN; 6]), Drawn::NotANumber);
+    }
+
+    #[test]
+    fn the_draw_depends_on_seed_and_position_only() {
+        let sampling = Sampling { temperature: 1.0, seed: 42, ..Sampling::default() };
+        for position in 0..50 {
+            let first = draw_with(&sampling, &Seen::default(), position, None);
+            assert_eq!(first, draw_with(&sampling, &Seen::default(), position, Some(3)).without_logprob());
+        }
+        assert_ne!(uniform(1, 0), uniform(2, 0));
+        assert_ne!(uniform(1, 0), uniform(1, 1));
+    }
+
+    impl Drawn {
+        fn without_logprob(self) -> Self {
+            match self {
+                Drawn::Token { token, .. } => Drawn::Token { token, logprob: None },
+                other => other,
+            }
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Keys and values of past positions, in pages. Who holds which page is the caller's business (`engine::pages`); a page's
+//! content is undefined until it is written.
+
+use falaj_kernels::{AlignedVec, KvFormat, KvView, Ops};
+
+use crate::{Config, ModelError};
+
+/// Positions per page.
+pub const PAGE_TOKENS: usize = 16;
+
+/// Per layer, `keys` and `values`: (pages, K, PAGE_TOKENS, E), so that one head's keys of a page are contiguous.
+pub struct KvCache {
+    layers: Vec<(Store, Store)>,
+    pages: usize,
+    kv_heads: usize,
+    head_dim: usize,
+}
+
+enum Store {
+    F16(AlignedVec<u16>),
+    F32(AlignedVec<f32>),
+}
+
+impl KvCache {
+    /// A cache of `pages` pages. The system gives the memory as pages are first written.
+    ///
+    /// # Errors
+    /// A size that overflows.
+    pub fn new(config: &Config, format: KvFormat, pages: usize) -> Result<Self, ModelError> {
+        let per_page = config.kv_heads * PAGE_TOKENS * config.head_dim;
+        let bytes = Self::page_bytes(config, format) as u128 * pages as u128;
+        if bytes > isize::MAX as u128 {
+            return Err(ModelError::TooLarge { what: "the cache", bytes });
+        }
+        let store = || match format {
+            KvFormat::F16 => Store::F16(AlignedVec::new(pages * per_page)),
+            KvFormat::F32 => Store::F32(AlignedVec::new(pages * per_page)),
+        };
+        let layers = (0..config.layers).map(|_| (store(), store())).collect();
+        Ok(Self { layers, pages, kv_heads: config.kv_heads, head_dim: config.head_dim })
+    }
+
+    /// Bytes of one page in all layers.
+    pub fn page_bytes(config: &Config, format: KvFormat) -> usize {
+        let element_bytes = match format {
+            KvFormat::F16 => 2,
+            KvFormat::F32 => 4,
+        };
+        PAGE_TOKENS * config.cache_bytes_per_token(element_bytes)
+    }
+
+    pub fn pages(&self) -> usize {
+        self.pages
+    }
+
+    /// Writes one position's keys and values, (K, E) each.
+    pub(crate) fn write(&mut self, ops: &Ops, layer: usize, page: usize, slot: usize, key: &[f32], value: &[f32]) {
+        let (kv_heads, e) = (self.kv_heads, self.head_dim);
+        let (keys, values) = &mut self.layers[layer];
+        for (store, source) in [(keys, key), (values, value)] {
+            for (head, vector) in source.chunks_exact(e).enumerate() {
+                let start = ((page * kv_heads + head) * PAGE_TOKENS + slot) * e;
+                match store {
+                    Store::F16(to) => ops.to_f16(vector, &mut to[start..start + e]),
+                    Store::F32(to) => to[start..start + e].copy_from_slice(vector),
+                }
+            }
+        }
+    }
+
+    /// All keys and all values of a layer.
+    pub(crate) fn layer(&self, layer: usize) -> (KvView<'_>, KvView<'_>) {
+        let (keys, values) = &self.layers[layer];
+        (keys.view(), values.view())
+    }
+}
+
+impl Store {
+    fn view(&self) -> KvView<'_> {
+        match self {
+            Store::F16(values) => KvView::F16(values),
+            Store::F32(values) => KvView::F32(values),
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! The buffers of a forward pass, made once for the largest batch, and the thread pool that works on them. One workspace runs
+//! one batch at a time.
+
+use falaj_kernels::{Activations, AlignedVec, AttentionRow, Pool};
+
+use crate::{Batch, Config, Model, ModelError, Want};
+
+/// Buffers for batches of up to `max_rows` rows (T), `max_outputs` of which want logits. Letters as in `decoder.rs`.
+pub struct Workspace {
+    pub(crate) pool: Pool,
+    pub(crate) max_rows: usize,
+    pub(crate) max_outputs: usize,
+    /// (T, D): the residual stream.
+    pub(crate) x: AlignedVec<f32>,
+    /// (T, D): its norm; at the end, of the rows that want something.
+    pub(crate) normed: AlignedVec<f32>,
+    /// (T, D): what a block adds.
+    pub(crate) branch: AlignedVec<f32>,
+    /// (T, H, E)
+    pub(crate) query: AlignedVec<f32>,
+    /// (T, K, E)
+    pub(crate) key: AlignedVec<f32>,
+    /// (T, K, E)
+    pub(crate) value: AlignedVec<f32>,
+    /// (T, H, E)
+    pub(crate) attended: AlignedVec<f32>,
+    /// (T, F)
+    pub(crate) gate: AlignedVec<f32>,
+    /// (T, F)
+    pub(crate) up: AlignedVec<f32>,
+    /// (T, E/2)
+    pub(crate) cos: AlignedVec<f32>,
+    /// (T, E/2)
+    pub(crate) sin: AlignedVec<f32>,
+    /// (T, X)
+    pub(crate) routes: AlignedVec<f32>,
+    /// (T, D): the rows that chose one expert.
+    pub(crate) gathered: AlignedVec<f32>,
+    pub(crate) chosen: Vec<Chosen>,
+    /// (outputs, V)
+    pub(crate) logits: AlignedVec<f32>,
+    pub(crate) activations: Activations,
+    pub(crate) attention_rows: Vec<AttentionRow<'static>>,
+    /// Per row of the batch: where in `normed` (and `logits`) its output is.
+    pub(crate) slots: Vec<Option<usize>>,
+    logit_rows: usize,
+    d: usize,
+    v: usize,
+}
+
+/// A row's choice of an expert.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Chosen {
+    pub(crate) expert: usize,
+    pub(crate) row: usize,
+    pub(crate) weight: f32,
+}
+
+impl Workspace {
+    /// # Errors
+    /// Sizes that overflow.
+    pub fn new(model: &Model, pool: Pool, max_rows: usize, max_outputs: usize) -> Result<Self, ModelError> {
+        let config = model.config();
+        let &Config { hidden_size: d, heads, kv_heads, head_dim, ffn_size: f, vocab_size: v, .. } = config;
+        let (experts, used) = config.experts.map_or((0, 0), |experts| (experts.count, experts.used));
+        let widest = d.max(f).max(heads * head_dim);
+        for (rows, cols) in [(max_rows, widest), (max_rows, experts), (max_outputs, v)] {
+            let bytes = rows as u128 * cols as u128 * 4;
+            if bytes > isize::MAX as u128 {
+                return Err(ModelError::TooLarge { what: "the workspace", bytes });
+            }
+        }
+        let rows = |cols: usize| AlignedVec::new(max_rows * cols);
+        Ok(Self {
+            pool,
+            max_rows,
+            max_outputs,
+            x: rows(d),
+            normed: rows(d),
+            branch: rows(d),
+            query: rows(heads * head_dim),
+            key: rows(kv_heads * head_dim),
+            value: rows(kv_heads * head_dim),
+            attended: rows(heads * head_dim),
+            gate: rows(f),
+            up: rows(f),
+            cos: rows(head_dim / 2),
+            sin: rows(head_dim / 2),
+            routes: rows(experts),
+            gathered: rows(if experts > 0 { d } else { 0 }),
+            chosen: Vec::with_capacity(max_rows * used),
+            logits: AlignedVec::new(max_outputs * v),
+            activations: Activations::new(max_rows, widest),
+            attention_rows: Vec::with_capacity(max_rows),
+            slots: Vec::with_capacity(max_rows),
+            logit_rows: 0,
+            d,
+            v,
+        })
+    }
+
+    pub fn max_rows(&self) -> usize {
+        self.max_rows
+    }
+
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// The logits (V) of a row that wanted them in the last batch. Writable: sampling works in place.
+    pub fn logits(&mut self, row: usize) -> Option<&mut [f32]> {
+        let slot = self.slots.get(row).copied().flatten().filter(|slot| *slot < self.logit_rows)?;
+        self.logits.get_mut(slot * self.v..)?.get_mut(..self.v)
+    }
+
+    /// The normed last hidden state (D) of a row that wanted anything in the last batch.
+    pub fn hidden(&self, row: usize) -> Option<&[f32]> {
+        let slot = self.slots.get(row).copied().flatten()?;
+        self.normed.get(slot * self.d..)?.get(..self.d)
+    }
+
+    /// Gives every row that wants something its place: those with logits first, since the head runs over these only.
+    pub(crate) fn begin(&mut self, _config: &Config, batch: &Batch) {
+        self.logit_rows = batch.count(Want::Logits);
+        let (mut logits, mut hidden) = (0..self.logit_rows, self.logit_rows..batch.rows());
+        self.slots.clear();
+        self.slots.extend(batch.wants.iter().map(|want| match want {
+            Want::Nothing => None,
+            Want::Logits => logits.next(),
+            Want::Hidden => hidden.next(),
+        }));
+    }
+}
+
+/// The same allocation, empty, for another lifetime: rows borrow the batch, the buffer outlives it. The standard library
+/// collects in place; if it ever stops, this allocates and is still right.
+pub(crate) fn recycle<'b>(mut rows: Vec<AttentionRow<'_>>) -> Vec<AttentionRow<'b>> {
+    rows.clear();
+    rows.into_iter().filter_map(|_| None).collect()
+}

@@ -1,0 +1,8 @@
+//! Tests of loading and of the forward pass through the public API: against PyTorch's logits, between formats, and with
+//! files that lie.
+
+mod formats;
+mod golden;
+mod hostile;
+mod invariance;
+mod run;

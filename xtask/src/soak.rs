@@ -280,7 +280,7 @@ const SAMPLE: Duration = Duration::from_secs(1);
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
 const GROWTH_LIMIT_KIB: i64 = 16 << 10;
 /// All zero when no request is alive.
-const IDLE_GAUGES: &[&str] = &["falaj_requests_running", "falaj_requests_waiting", "falaj_kv_pages_used"];
+const IDLE_GAUGES: &[&str] = &["falaj_engine_running", "falaj_engine_waiting", "falaj_engine_pages_used"];
 const WORDS: &[&str] = &[
     "water",
     "channel",

@@ -33,8 +33,8 @@ test("a stream is the same text with the same usage", async () => {
 });
 
 test("leaving a stream cancels", async () => {
-  await until("falaj_requests_running", 0);
-  const before = await gauge("falaj_cancelled_total");
+  await until("falaj_engine_running", 0);
+  const before = await gauge("falaj_engine_cancelled_total");
   const schemaDefinition = {
     type: "object",
     properties: { text: { type: "string", minLength: 600, maxLength: 700 } },
@@ -43,8 +43,8 @@ test("leaving a stream cancels", async () => {
   const responseFormat = { type: "json_schema", jsonSchema: { name: "long", schemaDefinition } };
   const stream = await client.chat.stream({ model, messages: hello, maxTokens: 900, responseFormat });
   for await (const _ of stream) break;
-  await until("falaj_requests_running", 0);
-  assert.equal(await gauge("falaj_cancelled_total"), before + 1);
+  await until("falaj_engine_running", 0);
+  assert.equal(await gauge("falaj_engine_cancelled_total"), before + 1);
 });
 
 test("a forced tool, whole and streamed", async () => {

@@ -35,15 +35,15 @@ for (const base of ["/v1", "/openai/v1"]) {
     });
 
     test("aborting a stream cancels", async () => {
-      await until("falaj_requests_running", 0);
-      const before = await gauge("falaj_cancelled_total");
+      await until("falaj_engine_running", 0);
+      const before = await gauge("falaj_engine_cancelled_total");
       const stream = await chat({ stream: true, max_tokens: 400, min_tokens: 400 });
       for await (const _ of stream) {
         stream.controller.abort();
         break;
       }
-      await until("falaj_requests_running", 0);
-      assert.equal(await gauge("falaj_cancelled_total"), before + 1);
+      await until("falaj_engine_running", 0);
+      assert.equal(await gauge("falaj_engine_cancelled_total"), before + 1);
     });
 
     test("a forced tool, whole and streamed", async () => {

@@ -44,8 +44,8 @@ def test_answers_do_not_depend_on_company(client, model, gauges):
     with concurrent.futures.ThreadPoolExecutor(CLIENTS) as pool:
         together = list(pool.map(lambda job: perform(client, model, job), range(CLIENTS)))
     assert together == alone
-    gauges.until("falaj_requests_running", 0)
-    gauges.until("falaj_requests_waiting", 0)
+    gauges.until("falaj_engine_running", 0)
+    gauges.until("falaj_engine_waiting", 0)
 
 
 def test_a_bad_request_does_not_disturb_the_others(client, model):

@@ -196,10 +196,10 @@ def test_health_readiness_and_metrics():
         "falaj_time_per_token_seconds_bucket",
         "falaj_prompt_tokens_total",
         "falaj_generated_tokens_total",
-        "falaj_requests_running",
-        "falaj_requests_waiting",
-        "falaj_kv_pages_used",
-        "falaj_kv_pages_total",
+        "falaj_engine_running",
+        "falaj_engine_waiting",
+        "falaj_engine_pages_used",
+        "falaj_engine_pages",
     ):
         assert f"\n{name}" in text, name
 

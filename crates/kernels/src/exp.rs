@@ -27,8 +27,8 @@ pub(crate) fn exp_lanes<S: Simd>(s: S, x: S::F) -> S::F {
 // Beyond these the result is 0 or infinity.
 const SMALLEST: f32 = -104.5;
 const LARGEST: f32 = 89.5;
-// The high part has 9 trailing zero bits, so that n times it is exact.
-const LN_2_HIGH: f32 = 0.693_359_375;
+// 355/512: so few bits that n times it is exact.
+const LN_2_HIGH: f32 = 355.0 / 512.0;
 const LN_2_LOW: f32 = -2.121_944_4e-4;
 const COEFFICIENTS: [f32; 8] = [1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
 

@@ -52,7 +52,7 @@ pub fn sin_cos(x: f64) -> (f64, f64) {
 }
 
 /// π/2 in parts; the first two have 33 significant bits, so that their products with n below 2^20 are exact.
-#[expect(clippy::approx_constant, clippy::excessive_precision, reason = "the first part of π/2, not π/2")]
+#[expect(clippy::excessive_precision, reason = "the first part of π/2, not π/2")]
 const PI_2: [f64; 3] =
     [1.570_796_326_734_125_614_17, 6.077_100_506_303_965_976_6e-11, 2.022_266_248_795_950_631_54e-21];
 

@@ -40,7 +40,8 @@ fn q4_0(x: &[f32], block: &mut [u8]) {
     let d = largest / -8.0;
     let inverse = inverse(d);
     block[..2].copy_from_slice(&f32_to_f16(d).to_le_bytes());
-    let q = |v: f32| ((v * inverse + 8.5) as u8).min(15);
+    // ggml's own rounding here depends on whether its compiler fuses; gguf-py and most builds do.
+    let q = |v: f32| (v.mul_add(inverse, 8.5) as u8).min(15);
     for (i, byte) in block[2..].iter_mut().enumerate() {
         *byte = q(x[i]) | (q(x[i + 16]) << 4);
     }

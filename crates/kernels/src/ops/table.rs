@@ -14,6 +14,7 @@ use crate::simd;
 use crate::softmax;
 
 /// Entries are unsafe to call only in that the CPU must have `isa`.
+#[expect(clippy::type_complexity, reason = "these are the functions' own signatures")]
 pub(crate) struct Table {
     pub isa: Isa,
     /// In the order of `matmul::index`.

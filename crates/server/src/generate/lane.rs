@@ -188,7 +188,7 @@ impl Lane {
             out.push(Piece::Text { text: step.emit, logprobs: std::mem::take(&mut self.logprobs) });
         }
         if let Some(which) = step.stopped {
-            self.stream = None;
+            self.cached_tokens = self.stream.take().map_or(0, |stream| u64::from(stream.cached_tokens()));
             out.push(Piece::End(Finish::StopString(self.stops.get(which).cloned().unwrap_or_default())));
         }
     }

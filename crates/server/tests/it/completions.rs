@@ -14,7 +14,7 @@ fn body(more: Value) -> Value {
 #[tokio::test]
 async fn prompts_of_every_kind() {
     let api = api();
-    let tokens: Vec<u32> = std::iter::once(1).chain("Hello".bytes().map(byte_token)).collect();
+    let tokens: Vec<u32> = "Hello".bytes().map(byte_token).collect();
     let one = api.ok("/v1/completions", body(json!({}))).await;
     assert_eq!(one["object"], "text_completion");
     assert_eq!(one["usage"]["completion_tokens"], 6);
@@ -82,7 +82,7 @@ async fn embeddings_in_both_encodings() {
         body
     };
     let floats = api.ok("/v1/embeddings", asked(json!({"encoding_format": "float"}))).await;
-    assert_eq!(floats["usage"]["prompt_tokens"], 8);
+    assert_eq!(floats["usage"]["prompt_tokens"], 6);
     let data = floats["data"].as_array().expect("data");
     assert_eq!(data.len(), 2);
     let vector: Vec<f32> = serde_json::from_value(data[1]["embedding"].clone()).expect("floats");

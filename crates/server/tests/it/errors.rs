@@ -100,7 +100,7 @@ async fn grammars_that_cannot_be() {
     let api = api();
     for format in [
         json!({"type": "regex", "regex": "("}),
-        json!({"type": "lark", "grammar": "start:"}),
+        json!({"type": "lark", "grammar": "start: ("}),
         json!({"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}),
     ] {
         let reply = api.post("/openai/v1/chat/completions", chat(json!({"response_format": format}))).await;

@@ -1,0 +1,3 @@
+//! protocol through its public API.
+
+mod seeds;

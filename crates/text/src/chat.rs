@@ -89,7 +89,12 @@ impl ChatFormat {
     /// Fill in the middle: the prompt after which the model writes what belongs between the two. `None` when the
     /// vocabulary has no tokens for it.
     pub fn fim(&self, prefix: &str, suffix: &str) -> Option<Vec<u32>> {
-        instruct::fim(&self.tokenizer, prefix, suffix)
+        let mark = match &self.kind {
+            Kind::Mistral(instruct) if !instruct.has_fim() => return None,
+            Kind::Mistral(_) => true,
+            Kind::Jinja(_) => self.tokenizer.drops_first_space(),
+        };
+        instruct::fim(&self.tokenizer, prefix, suffix, mark)
     }
 
     pub fn tool_syntax(&self) -> ToolSyntax {

@@ -9,6 +9,8 @@ pub struct Conversation {
     pub tools: Vec<Tool>,
     /// How much a reasoning model should think (`none`, `high`); instruct v15 and templates that read it.
     pub reasoning_effort: Option<String>,
+    /// The JSON schema that the answer must fit; instruct v15 tells it to the model.
+    pub response_schema: Option<Value>,
     /// Seconds since 1970 for templates that print the date; the system's clock when absent.
     pub now_s: Option<i64>,
 }
@@ -100,7 +102,7 @@ pub enum Part {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ToolCall {
-    /// Nine alphanumerics for Mistral's formats.
+    /// Mistral v3 to v11 were trained on nine alphanumerics; other ids are mapped to such.
     pub id: String,
     pub name: String,
     /// A JSON object, as text.

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use falaj_artifact::gguf::Gguf;
 use serde_json::Value;
 
-use crate::tokenizer::load_tekken;
 use crate::{ChatFormat, InstructVersion, TextError, Tokenizer};
 
 /// A model's tokenizer, and its chat format where it has one.
@@ -33,8 +32,8 @@ impl ModelText {
         let config = read_json(dir, "tokenizer_config.json")?;
         let mut version = None;
         let mut tokenizer = if let Some(bytes) = read(dir, "tekken.json")? {
-            let (tokenizer, config) = load_tekken(&bytes)?;
-            version = config.version.map(|version| version.parse::<InstructVersion>()).transpose()?;
+            let tokenizer = Tokenizer::from_tekken(&bytes)?;
+            version = tokenizer.instruct_version()?;
             tokenizer
         } else if let Some(bytes) = read(dir, "tokenizer.json")? {
             Tokenizer::from_tokenizer_json(&bytes)?

@@ -14,11 +14,11 @@ mod vocabulary;
 
 use falaj_artifact::gguf::Gguf;
 
-pub(crate) use tekken::load as load_tekken;
+pub(crate) use tekken::TekkenFacts;
 pub use vocabulary::TokenKind;
 use vocabulary::Vocabulary;
 
-use crate::TextError;
+use crate::{InstructVersion, TextError};
 
 /// Text to tokens and back. Immutable; share it with `Arc`.
 pub struct Tokenizer {
@@ -31,6 +31,7 @@ pub struct Tokenizer {
     add_bos: bool,
     /// The first token's leading space is an artefact of encoding.
     drops_first_space: bool,
+    tekken: Option<TekkenFacts>,
 }
 
 /// How control tokens written out in the text are read.
@@ -64,7 +65,7 @@ impl Tokenizer {
 
     /// Mistral's `tekken.json`.
     pub fn from_tekken(bytes: &[u8]) -> Result<Self, TextError> {
-        tekken::load(bytes).map(|(tokenizer, _)| tokenizer)
+        tekken::load(bytes)
     }
 
     /// SentencePiece `tokenizer.model` (BPE or unigram).
@@ -196,6 +197,19 @@ impl Tokenizer {
         }
         let text = if self.drops_first_space { bytes.strip_prefix(b" ").unwrap_or(&bytes) } else { &bytes };
         String::from_utf8_lossy(text).into_owned()
+    }
+
+    /// The instruct version that a tekken file names.
+    ///
+    /// # Errors
+    /// `File` for one that is unknown.
+    pub fn instruct_version(&self) -> Result<Option<InstructVersion>, TextError> {
+        self.tekken.as_ref().and_then(|facts| facts.version.as_ref()).map(|version| version.parse()).transpose()
+    }
+
+    /// What the file said about the instruct format; tekken only.
+    pub(crate) fn tekken(&self) -> Option<&TekkenFacts> {
+        self.tekken.as_ref()
     }
 
     pub(crate) fn drops_first_space(&self) -> bool {

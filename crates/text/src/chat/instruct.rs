@@ -1,14 +1,17 @@
 //! Mistral's instruct formats, v1 to v15, token by token as `mistral-common` makes them. A format is a walk over the
 //! messages; the versions differ in where system prompt and tools stand and in how calls and results are written.
 
+mod turns;
+
 use std::str::FromStr;
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use turns::{Content, Turn, turns};
 
 use super::{ToolSyntax, python_dumps};
 use crate::tokenizer::Segment;
-use crate::{Conversation, Message, Part, Role, TextError, Tokenizer};
+use crate::{Conversation, Part, TextError, Tokenizer, ToolCall};
 
 /// Versions of Mistral's instruct format. Source: mistral-common, `TokenizerVersion`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -100,6 +103,10 @@ impl Instruct {
         Ok(instruct)
     }
 
+    pub fn has_fim(&self) -> bool {
+        self.version >= InstructVersion::V2
+    }
+
     pub fn tool_syntax(&self) -> ToolSyntax {
         let token = |name| self.tokenizer.special_id(name);
         match (self.version, token("[TOOL_CALLS]"), token("[ARGS]")) {
@@ -117,133 +124,155 @@ impl Instruct {
 
     pub fn render(&self, conversation: &Conversation) -> Result<Vec<Segment>, TextError> {
         let mut out = vec![Segment::Control(self.bos)];
-        let messages = &conversation.messages;
-        let users = || messages.iter().enumerate().filter(|(_, message)| message.role == Role::User);
-        let first_user = users().next().map(|(at, _)| at);
-        let last_user = users().next_back().map(|(at, _)| at);
-        let system: Vec<String> =
-            messages.iter().filter(|message| message.role == Role::System).map(Message::text).collect();
-        let system = (!system.is_empty()).then(|| system.join("\n\n"));
-        for (at, message) in messages.iter().enumerate() {
+        let (turns, system) = turns(&conversation.messages, self.version)?;
+        let is_user = |turn: &Turn| matches!(turn, Turn::User(_));
+        let first_user = turns.iter().position(is_user);
+        let last_user = turns.iter().rposition(is_user);
+        let mut results = 0;
+        for (at, turn) in turns.iter().enumerate() {
             let before_last_user = last_user.is_some_and(|last| at < last);
-            match message.role {
-                Role::System => self.system(message, &mut out)?,
-                Role::User => {
-                    let (first, last) = (first_user == Some(at), last_user == Some(at));
-                    self.user(message, conversation, first, last, system.as_deref(), &mut out)?;
+            match turn {
+                Turn::System(parts) => {
+                    if self.version >= InstructVersion::V15 && parts.iter().any(|part| !matches!(part, Part::Text(_))) {
+                        return Err(conversation_error("this model's system prompt holds text only"));
+                    }
+                    out.push(self.control("[SYSTEM_PROMPT]")?);
+                    self.parts(parts, &mut out)?;
+                    out.push(self.control("[/SYSTEM_PROMPT]")?);
                 }
-                Role::Assistant => self.assistant(message, before_last_user, &mut out)?,
-                Role::Tool => self.tool(message, before_last_user, &mut out)?,
+                Turn::User(text) => {
+                    let (first, last) = (first_user == Some(at), last_user == Some(at));
+                    self.user(text, conversation, first, last, system.as_deref(), &mut out)?;
+                }
+                Turn::Assistant { content, calls, prefix } => {
+                    results = 0;
+                    self.assistant(content, calls, *prefix, before_last_user, &mut out)?;
+                }
+                Turn::Tool { id, name, content } => {
+                    results += 1;
+                    if self.version == InstructVersion::V2 && !before_last_user && results > 1 {
+                        return Err(conversation_error("this model (instruct v2) takes one tool result per turn"));
+                    }
+                    self.tool(id.as_deref(), name.as_deref(), content, before_last_user, &mut out)?;
+                }
             }
         }
         Ok(out)
     }
 
-    fn system(&self, message: &Message, out: &mut Vec<Segment>) -> Result<(), TextError> {
-        if self.version >= InstructVersion::V7 {
-            out.push(self.control("[SYSTEM_PROMPT]")?);
-            self.parts(message, out)?;
-            out.push(self.control("[/SYSTEM_PROMPT]")?);
-        }
-        Ok(())
-    }
-
     fn user(
         &self,
-        message: &Message,
+        text: &str,
         conversation: &Conversation,
         first: bool,
         last: bool,
         system: Option<&str>,
         out: &mut Vec<Segment>,
     ) -> Result<(), TextError> {
-        let text = message.text();
+        let with_system = |here: bool| match system.filter(|_| here) {
+            Some(system) => format!("{system}\n\n{text}"),
+            None => text.to_owned(),
+        };
         if self.version == InstructVersion::V1 {
-            let text = match system.filter(|_| first) {
-                Some(system) => format!("{system}\n\n{text}"),
-                None => text,
-            };
-            push(out, format!("[INST] {text} [/INST]"));
+            push(out, format!("[INST] {} [/INST]", with_system(first)));
             return Ok(());
         }
-        let tools_here = if self.version >= InstructVersion::V13 { first } else { last };
-        if tools_here {
+        if if self.version >= InstructVersion::V13 { first } else { last } {
             if !conversation.tools.is_empty() {
                 out.push(self.control("[AVAILABLE_TOOLS]")?);
                 push(out, tools_json(conversation));
                 out.push(self.control("[/AVAILABLE_TOOLS]")?);
             }
-            if self.version >= InstructVersion::V15
-                && let Some(effort) = &conversation.reasoning_effort
-            {
+            if let Some(settings) = self.settings(conversation)? {
                 out.push(self.control("[MODEL_SETTINGS]")?);
-                push(out, python_dumps(&json!({"reasoning_effort": effort}), None, false));
+                push(out, settings);
                 out.push(self.control("[/MODEL_SETTINGS]")?);
             }
         }
         out.push(self.control("[INST]")?);
-        match system.filter(|_| last && self.version < InstructVersion::V7) {
-            Some(system) => push(out, format!("{system}\n\n{text}")),
-            None => push(out, text),
-        }
+        push(out, with_system(last));
         out.push(self.control("[/INST]")?);
         Ok(())
     }
 
-    fn assistant(&self, message: &Message, before_last_user: bool, out: &mut Vec<Segment>) -> Result<(), TextError> {
-        let text = message.text();
-        let has_content = message.content.iter().any(|part| !matches!(part, Part::Text(text) if text.is_empty()));
-        if message.tool_calls.is_empty() && !has_content {
+    /// v15: the settings that the model takes, by name; what it does not take is left out.
+    fn settings(&self, conversation: &Conversation) -> Result<Option<String>, TextError> {
+        if self.version < InstructVersion::V15 {
+            return Ok(None);
+        }
+        let settings = self.tokenizer.tekken().and_then(|facts| facts.settings.as_ref());
+        let mut map = Map::new();
+        if let (Some(schema), Some(_)) = (&conversation.response_schema, settings.and_then(|s| s.json_schema.as_ref())) {
+            map.insert("json_schema".to_owned(), schema.clone());
+        }
+        // A vocabulary that came without its settings says nothing of what is allowed.
+        match settings.and_then(|settings| settings.reasoning_effort.as_ref()) {
+            Some(known) => {
+                let effort = conversation.reasoning_effort.as_ref().or(known.default.as_ref());
+                if let Some(effort) = effort {
+                    if !known.values.contains(effort) {
+                        let values = known.values.join("`, `");
+                        let reason = format!("this model's reasoning effort is one of `{values}`, not `{effort}`");
+                        return Err(conversation_error(&reason));
+                    }
+                    map.insert("reasoning_effort".to_owned(), effort.clone().into());
+                }
+            }
+            None if settings.is_none() => {
+                if let Some(effort) = &conversation.reasoning_effort {
+                    map.insert("reasoning_effort".to_owned(), effort.clone().into());
+                }
+            }
+            None => {}
+        }
+        Ok((!map.is_empty()).then(|| python_dumps(&Value::Object(map), None, false)))
+    }
+
+    fn assistant(
+        &self,
+        content: &Content,
+        calls: &[ToolCall],
+        prefix: bool,
+        before_last_user: bool,
+        out: &mut Vec<Segment>,
+    ) -> Result<(), TextError> {
+        let empty = matches!(content, Content::Text(text) if text.is_empty());
+        if calls.is_empty() && empty {
             return Err(conversation_error("an assistant message needs text or tool calls"));
         }
-        match self.version {
-            InstructVersion::V1 => {
-                if !message.tool_calls.is_empty() {
-                    return Err(conversation_error("this model (instruct v1) can't call tools"));
-                }
-                push(out, text);
-            }
-            InstructVersion::V2 | InstructVersion::V3 => {
-                if !message.tool_calls.is_empty() && has_content {
-                    let reason = "this model's assistant messages hold either text or tool calls, not both";
-                    return Err(conversation_error(reason));
-                }
-                if message.tool_calls.is_empty() {
-                    push(out, text.trim_end_matches(' ').to_owned());
-                } else if self.version == InstructVersion::V2 && before_last_user {
-                    return Ok(());
-                } else {
-                    self.calls(message, out)?;
-                }
-            }
-            _ => {
-                if has_content {
-                    if message.content.iter().any(|part| matches!(part, Part::Thinking { .. })) {
-                        self.parts(message, out)?;
-                    } else {
-                        push(out, text.trim_end_matches(' ').to_owned());
-                    }
-                }
-                if !message.tool_calls.is_empty() {
-                    self.calls(message, out)?;
-                }
-            }
+        if self.version == InstructVersion::V1 && !calls.is_empty() {
+            return Err(conversation_error("this model (instruct v1) can't call tools"));
         }
-        if !message.prefix {
+        if self.version < InstructVersion::V7 && !calls.is_empty() && !empty {
+            let reason = "this model's assistant turns hold either text or tool calls, not both";
+            return Err(conversation_error(reason));
+        }
+        if self.version == InstructVersion::V2 && !calls.is_empty() && before_last_user {
+            return Ok(());
+        }
+        match content {
+            Content::Text(_) if empty => {}
+            Content::Text(text) if self.version == InstructVersion::V1 => push(out, text.clone()),
+            Content::Text(text) => push(out, text.trim_end_matches(' ').to_owned()),
+            Content::Parts(parts) => self.parts(parts, out)?,
+        }
+        if !calls.is_empty() {
+            self.calls(calls, out)?;
+        }
+        if !prefix {
             out.push(Segment::Control(self.eos));
         }
         Ok(())
     }
 
-    fn calls(&self, message: &Message, out: &mut Vec<Segment>) -> Result<(), TextError> {
+    fn calls(&self, calls: &[ToolCall], out: &mut Vec<Segment>) -> Result<(), TextError> {
         if self.version < InstructVersion::V11 {
-            let calls: Value = message
-                .tool_calls
+            let calls: Value = calls
                 .iter()
                 .map(|call| {
                     let mut value = json!({"name": call.name, "arguments": parse_or_text(&call.arguments)});
                     if self.version >= InstructVersion::V3 && has_id(&call.id) {
-                        value["id"] = call.id.clone().into();
+                        value["id"] = nine_alphanumerics(&call.id).into();
                     }
                     value
                 })
@@ -252,12 +281,12 @@ impl Instruct {
             push(out, python_dumps(&calls, None, false));
             return Ok(());
         }
-        for call in &message.tool_calls {
+        for call in calls {
             out.push(self.control("[TOOL_CALLS]")?);
             push(out, call.name.clone());
             if self.version == InstructVersion::V11 && has_id(&call.id) {
                 out.push(self.control("[CALL_ID]")?);
-                push(out, call.id.clone());
+                push(out, nine_alphanumerics(&call.id));
             }
             out.push(self.control("[ARGS]")?);
             push(out, python_dumps(&parse_or_text(&call.arguments), None, false));
@@ -265,43 +294,46 @@ impl Instruct {
         Ok(())
     }
 
-    fn tool(&self, message: &Message, before_last_user: bool, out: &mut Vec<Segment>) -> Result<(), TextError> {
-        let text = message.text();
+    fn tool(
+        &self,
+        id: Option<&str>,
+        name: Option<&str>,
+        content: &str,
+        before_last_user: bool,
+        out: &mut Vec<Segment>,
+    ) -> Result<(), TextError> {
         let id = || {
-            message
-                .tool_call_id
-                .clone()
+            id.map(nine_alphanumerics)
                 .ok_or_else(|| conversation_error("a tool message needs the `tool_call_id` of the call it answers"))
         };
-        let open = match self.version {
+        match self.version {
             InstructVersion::V1 => return Err(conversation_error("this model (instruct v1) can't use tools")),
             InstructVersion::V2 if before_last_user => return Ok(()),
-            _ => self.control("[TOOL_RESULTS]")?,
-        };
-        out.push(open);
+            _ => out.push(self.control("[TOOL_RESULTS]")?),
+        }
         match self.version {
             InstructVersion::V1 | InstructVersion::V2 => {
-                let result = json!([{"name": message.name, "content": parse_or_text(&text)}]);
+                let result = json!([{"name": name, "content": parse_or_text(content)}]);
                 push(out, python_dumps(&result, None, false));
             }
             InstructVersion::V3 => {
-                let result = json!({"content": parse_or_text(&text), "call_id": id()?});
+                let result = json!({"content": parse_or_text(content), "call_id": id()?});
                 push(out, python_dumps(&result, None, false));
             }
             InstructVersion::V7 | InstructVersion::V11 => {
                 push(out, id()?);
                 out.push(self.control("[TOOL_CONTENT]")?);
-                push(out, text);
+                push(out, content.to_owned());
             }
-            InstructVersion::V13 | InstructVersion::V15 => push(out, text),
+            InstructVersion::V13 | InstructVersion::V15 => push(out, content.to_owned()),
         }
         out.push(self.control("[/TOOL_RESULTS]")?);
         Ok(())
     }
 
     /// Each part is encoded on its own.
-    fn parts(&self, message: &Message, out: &mut Vec<Segment>) -> Result<(), TextError> {
-        for part in &message.content {
+    fn parts(&self, parts: &[Part], out: &mut Vec<Segment>) -> Result<(), TextError> {
+        for part in parts {
             match part {
                 Part::Text(text) => push(out, text.clone()),
                 Part::Thinking { text, closed } => {
@@ -328,15 +360,18 @@ impl Instruct {
 }
 
 /// `[SUFFIX]suffix[PREFIX]prefix` after BOS. Source: mistral-common, `encode_fim`.
-pub(super) fn fim(tokenizer: &Tokenizer, prefix: &str, suffix: &str) -> Option<Vec<u32>> {
+/// `mark` puts the package's mark before the suffix, which keeps a SentencePiece vocabulary from putting a space there.
+pub(super) fn fim(tokenizer: &Tokenizer, prefix: &str, suffix: &str, mark: bool) -> Option<Vec<u32>> {
     let suffix_token = tokenizer.special_id("[SUFFIX]")?;
     let prefix_token = tokenizer.special_id("[PREFIX]")?;
     let mut tokens: Vec<u32> = tokenizer.bos().into_iter().collect();
     tokens.push(suffix_token);
-    if !suffix.is_empty() {
-        // The mark keeps a SentencePiece vocabulary from putting a space before the suffix; it is two tokens long.
+    if mark && !suffix.is_empty() {
         let marked = tokenizer.encode_segments(&[Segment::Text(format!("☺{suffix}"))]);
+        // The package takes the mark for two tokens, whatever the vocabulary.
         tokens.extend(marked.get(2..).unwrap_or_default());
+    } else {
+        tokens.extend(tokenizer.encode_segments(&[Segment::Text(suffix.to_owned())]));
     }
     tokens.push(prefix_token);
     tokens.extend(tokenizer.encode_segments(&[Segment::Text(prefix.to_owned())]));
@@ -363,6 +398,28 @@ fn parse_or_text(text: &str) -> Value {
 
 fn has_id(id: &str) -> bool {
     !id.is_empty() && id != "null"
+}
+
+/// Models saw ids of nine alphanumerics only; another dialect's id becomes one, the same in call and result.
+fn nine_alphanumerics(id: &str) -> String {
+    if id.len() == 9 && id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return id.to_owned();
+    }
+    // FNV-1a, written in base 62.
+    let mut hash = id.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let mut text = String::new();
+    for _ in 0..9 {
+        let digit = u8::try_from(hash % 62).unwrap_or(0);
+        hash /= 62;
+        text.push(char::from(match digit {
+            0..10 => b'0' + digit,
+            10..36 => b'A' + digit - 10,
+            _ => b'a' + digit - 36,
+        }));
+    }
+    text
 }
 
 fn push(out: &mut Vec<Segment>, text: String) {

@@ -2,6 +2,7 @@
 //! before it is compiled, so that after rendering only they become control tokens; what a message says never does,
 //! however the template trims, cuts or joins it.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -131,10 +132,7 @@ fn environment(now_s: i64) -> Environment<'static> {
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     environment.set_formatter(|out, _, value| {
-        if value.is_undefined() {
-            return Ok(());
-        }
-        Ok(std::fmt::Write::write_str(out, &python_str(value))?)
+        Ok(python_str(out, value)?)
     });
     environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(message)))
@@ -152,13 +150,57 @@ fn environment(now_s: i64) -> Environment<'static> {
     environment
 }
 
-/// `str(value)` in Python: what a template prints for a flag or a missing value.
-fn python_str(value: &Jinja) -> String {
+/// `str(value)` in Python: what a template prints.
+fn python_str(out: &mut dyn fmt::Write, value: &Jinja) -> fmt::Result {
+    match value.as_str() {
+        Some(text) => out.write_str(text),
+        None if value.is_undefined() => Ok(()),
+        None => python_repr(out, value, 0),
+    }
+}
+
+fn python_repr(out: &mut dyn fmt::Write, value: &Jinja, depth: usize) -> fmt::Result {
+    if depth > MAX_DEPTH {
+        return Err(fmt::Error);
+    }
     match value.kind() {
-        ValueKind::Bool if value.is_true() => "True".to_owned(),
-        ValueKind::Bool => "False".to_owned(),
-        ValueKind::None => "None".to_owned(),
-        _ => value.to_string(),
+        ValueKind::Bool => out.write_str(if value.is_true() { "True" } else { "False" }),
+        ValueKind::None => out.write_str("None"),
+        ValueKind::String => {
+            let text = value.as_str().unwrap_or("");
+            let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+            out.write_char(quote)?;
+            for c in text.chars() {
+                match c {
+                    '\n' => out.write_str("\\n")?,
+                    '\r' => out.write_str("\\r")?,
+                    '\t' => out.write_str("\\t")?,
+                    '\\' => out.write_str("\\\\")?,
+                    c if c == quote => write!(out, "\\{c}")?,
+                    c => out.write_char(c)?,
+                }
+            }
+            out.write_char(quote)
+        }
+        ValueKind::Seq | ValueKind::Iterable => {
+            out.write_char('[')?;
+            for (at, item) in value.try_iter().map_err(|_| fmt::Error)?.enumerate() {
+                out.write_str(if at > 0 { ", " } else { "" })?;
+                python_repr(out, &item, depth + 1)?;
+            }
+            out.write_char(']')
+        }
+        ValueKind::Map => {
+            out.write_char('{')?;
+            for (at, key) in value.try_iter().map_err(|_| fmt::Error)?.enumerate() {
+                out.write_str(if at > 0 { ", " } else { "" })?;
+                python_repr(out, &key, depth + 1)?;
+                out.write_str(": ")?;
+                python_repr(out, &value.get_item(&key).unwrap_or_default(), depth + 1)?;
+            }
+            out.write_char('}')
+        }
+        _ => write!(out, "{value}"),
     }
 }
 
@@ -336,3 +378,4 @@ const MAX_OUTPUT_BYTES: usize = 32 << 20;
 /// Instructions; a conversation of a thousand messages with tools takes about a fiftieth.
 const FUEL: u64 = 10_000_000;
 const RECURSION: usize = 64;
+const MAX_DEPTH: usize = 64;

@@ -107,6 +107,7 @@ fn load_gpt2(gguf: &Gguf) -> Result<Tokenizer, TextError> {
         unknown: None,
     };
     let mut tokenizer = Tokenizer {
+        tekken: None,
         vocabulary,
         encoder: Encoder::ByteLevel(Box::new(encoder)),
         bos: None,

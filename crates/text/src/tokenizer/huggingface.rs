@@ -54,6 +54,7 @@ pub(super) fn load(bytes: &[u8]) -> Result<Tokenizer, TextError> {
     let aliases = add_aliases(&mut inner, &vocabulary)?;
 
     let mut tokenizer = Tokenizer {
+        tekken: None,
         vocabulary,
         encoder: Encoder::HuggingFace(Box::new(HuggingFace { inner, aliases })),
         bos: begin,

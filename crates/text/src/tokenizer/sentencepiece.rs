@@ -128,6 +128,7 @@ pub(super) fn assemble(format: &'static str, parts: Parts) -> Result<Tokenizer, 
     let bos = parts.bos.filter(known);
     let eos = parts.eos.filter(known);
     let mut tokenizer = Tokenizer {
+        tekken: None,
         drops_first_space: encoder.dummy_prefix && !encoder.suffix_space,
         vocabulary,
         encoder: Encoder::SentencePiece(Box::new(encoder)),

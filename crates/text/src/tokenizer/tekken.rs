@@ -12,10 +12,25 @@ use super::vocabulary::{TokenKind, Vocabulary};
 use super::{Encoder, MAX_VOCABULARY, Tokenizer};
 use crate::TextError;
 
-/// What a tekken file says beside the vocabulary.
-pub(crate) struct TekkenConfig {
-    /// The instruct version, such as `v3`.
+/// What a tekken file says about the model's instruct format.
+#[derive(Debug, Clone)]
+pub(crate) struct TekkenFacts {
+    /// Such as `v3`.
     pub version: Option<String>,
+    /// v15: which settings the model takes.
+    pub settings: Option<ModelSettings>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct ModelSettings {
+    pub reasoning_effort: Option<EffortSetting>,
+    pub json_schema: Option<serde::de::IgnoredAny>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct EffortSetting {
+    pub values: Vec<String>,
+    pub default: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -24,6 +39,7 @@ struct File<'a> {
     #[serde(borrow)]
     vocab: Vec<Token<'a>>,
     special_tokens: Option<Vec<SpecialToken>>,
+    model_settings_builder: Option<ModelSettings>,
 }
 
 #[derive(Deserialize)]
@@ -46,7 +62,7 @@ struct SpecialToken {
     token_str: String,
 }
 
-pub(crate) fn load(bytes: &[u8]) -> Result<(Tokenizer, TekkenConfig), TextError> {
+pub(super) fn load(bytes: &[u8]) -> Result<Tokenizer, TextError> {
     let file: File = serde_json::from_slice(bytes).map_err(|error| fail(&error.to_string()))?;
     let specials = file.config.default_num_special_tokens;
     let size = file.config.default_vocab_size;
@@ -99,15 +115,15 @@ pub(crate) fn load(bytes: &[u8]) -> Result<(Tokenizer, TekkenConfig), TextError>
     };
     let bos = vocabulary.control("<s>");
     let eos = vocabulary.control("</s>").into_iter().collect();
-    let tokenizer = Tokenizer {
+    Ok(Tokenizer {
         vocabulary,
         encoder: Encoder::ByteLevel(Box::new(encoder)),
         bos,
         eos,
         add_bos: bos.is_some(),
         drops_first_space: false,
-    };
-    Ok((tokenizer, TekkenConfig { version: file.config.version }))
+        tekken: Some(TekkenFacts { version: file.config.version, settings: file.model_settings_builder }),
+    })
 }
 
 /// Files before version 11 may leave the list out. Source: mistral-common, `Tekkenizer.DEPRECATED_SPECIAL_TOKENS`.

@@ -1,0 +1,9 @@
+//! Whole-crate tests: golden vectors of other implementations, templates, tool calls, grammars, hostile files.
+
+mod chat;
+mod golden;
+mod grammar;
+mod hostile;
+mod output;
+mod seeds;
+mod support;

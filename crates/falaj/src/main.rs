@@ -1,3 +1,51 @@
-//! The falaj binary.
+//! The falaj binary: reads arguments, files and environment once, wires the crates below, and speaks to people. No
+//! model, text or HTTP logic lives here. Start at `args.rs` for what can be asked, `config.rs` for what can be set.
+#![forbid(unsafe_code)]
 
-fn main() {}
+mod args;
+mod builtin;
+mod chat;
+mod config;
+mod context;
+mod data_dir;
+mod doctor;
+mod failure;
+mod hub;
+mod inspect;
+mod key;
+mod models;
+mod outline;
+mod output;
+mod progress;
+mod run;
+mod serving;
+mod talk;
+mod up;
+mod words;
+
+use args::{Command, ConfigCommand};
+use clap::Parser;
+use context::Context;
+use failure::Outcome;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args = args::Args::parse();
+    let json = args.json;
+    match execute(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(json),
+    }
+}
+
+fn execute(args: args::Args) -> Outcome {
+    let context = Context::new(&args)?;
+    match args.command {
+        Command::Up(_) => up::up(&context),
+        Command::Chat(chat) => chat::chat(&context, chat),
+        Command::Run(run) => run::run(&context, &run),
+        Command::Model { command } => models::models(&context, command),
+        Command::Config { command: ConfigCommand::Show } => config::show(&context),
+        Command::Doctor(options) => doctor::doctor(&context, &options),
+    }
+}

@@ -1,0 +1,296 @@
+//! What can be asked on the command line. Every command's help ends with examples. Values that also have a setting
+//! (`config.rs`) are handed over as text by `settings`, so that one place parses and checks them.
+
+use clap::{Args as ClapArgs, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Runs open models on your own machine, for the clients people already have.
+#[derive(Parser)]
+#[command(name = "falaj", version, about, after_help = EXAMPLES, max_term_width = 100, subcommand_required = true)]
+#[command(arg_required_else_help = true)]
+pub struct Args {
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub shared: Shared,
+    /// Print one JSON document (or JSON lines) for programs instead of text for people
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// Flags that every command understands.
+#[derive(ClapArgs)]
+pub struct Shared {
+    /// Where models, keys and history live [default: $XDG_DATA_HOME/falaj]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub data: Option<String>,
+    /// Read this configuration file [default: $XDG_CONFIG_HOME/falaj/falaj.toml, when it exists]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Language of messages: en, fr or ar [default: from LC_ALL or LANG]
+    #[arg(long, global = true, value_name = "LANG")]
+    pub lang: Option<String>,
+    /// Worker threads for the model [default: one per usable core]
+    #[arg(long, global = true, value_name = "N")]
+    pub threads: Option<String>,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Serve models over HTTP: the OpenAI, Mistral and Anthropic APIs
+    #[command(after_help = UP_EXAMPLES)]
+    Up(Up),
+    /// Talk to a model in the terminal
+    #[command(after_help = CHAT_EXAMPLES)]
+    Chat(Chat),
+    /// Answer one prompt and exit
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(Run),
+    /// Fetch, add, look at and remove models
+    #[command(after_help = MODEL_EXAMPLES)]
+    Model {
+        #[command(subcommand)]
+        command: ModelCommand,
+    },
+    /// Look at the configuration
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Say what this machine can run: CPU, memory, disk, speed
+    #[command(after_help = DOCTOR_EXAMPLES)]
+    Doctor(Doctor),
+}
+
+#[derive(ClapArgs)]
+pub struct Up {
+    /// Address and port to listen on [default: 127.0.0.1:8080; port 0 takes a free one]
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<String>,
+    /// Load this model at start: a name from `falaj model list` or a path. Repeatable
+    #[arg(long = "model", value_name = "NAME|PATH")]
+    pub models: Vec<String>,
+}
+
+#[derive(ClapArgs)]
+pub struct Chat {
+    /// A name from `falaj model list`, or a path [default: falaj-seed]
+    pub model: Option<String>,
+    /// Talk to a running server instead of loading the model here
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+    /// Key for --url; a file keeps it out of the process list
+    #[arg(long, value_name = "KEY", requires = "url", conflicts_with = "key_file")]
+    pub key: Option<String>,
+    /// File that holds the key for --url [default: DIR/admin.key, when --url is on this machine]
+    #[arg(long, value_name = "FILE", requires = "url")]
+    pub key_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub sampling: Sampling,
+}
+
+#[derive(ClapArgs)]
+pub struct Run {
+    /// A name from `falaj model list`, or a path to a GGUF file or a model folder
+    pub model: String,
+    /// What to ask; `-` reads it from standard input
+    pub prompt: String,
+    #[command(flatten)]
+    pub sampling: Sampling,
+}
+
+#[derive(ClapArgs, Clone)]
+pub struct Sampling {
+    /// Instructions that come before the conversation
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// Most tokens to generate
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_tokens: u32,
+    /// 0 always takes the most likely token; higher is freer
+    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = temperature)]
+    pub temperature: f32,
+    /// Same seed, same answer
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+}
+
+#[derive(Subcommand)]
+pub enum ModelCommand {
+    /// Download a model from a Hugging Face hub; run it again to resume
+    #[command(after_help = PULL_EXAMPLES)]
+    Pull(Pull),
+    /// Add a GGUF file or a model folder to the catalog
+    Import {
+        /// GGUF file, or a folder with safetensors, config and tokenizer
+        path: PathBuf,
+        /// Name in the catalog [default: from the path]
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// List the models of the catalog
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show architecture, sizes, formats, tokenizer, template and digests
+    Inspect {
+        /// A name from the catalog, or a path
+        model: String,
+    },
+    /// Compare the files of models with their recorded digests
+    Verify {
+        /// Names; none means all
+        models: Vec<String>,
+    },
+    /// Delete a model from the catalog
+    #[command(visible_alias = "rm")]
+    Remove { model: String },
+}
+
+#[derive(ClapArgs)]
+pub struct Pull {
+    /// OWNER/REPO, or OWNER/REPO:FILE.gguf for one file of a repository
+    pub repository: String,
+    /// Branch, tag or commit
+    #[arg(long, default_value = "main")]
+    pub revision: String,
+    /// Name in the catalog [default: from the repository]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Hub to ask [default: HF_ENDPOINT, or https://huggingface.co]
+    #[arg(long, value_name = "URL")]
+    pub endpoint: Option<String>,
+    /// File that holds an access token, for gated repositories
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<String>,
+}
+
+#[derive(Subcommand)]
+pub enum ConfigCommand {
+    /// Print each setting, its value and where it came from
+    #[command(after_help = CONFIG_EXAMPLES)]
+    Show,
+}
+
+#[derive(ClapArgs)]
+pub struct Doctor {
+    /// Leave out the measurements (they take about a second)
+    #[arg(long)]
+    pub quick: bool,
+}
+
+impl Args {
+    /// The flags that override settings, as (setting, text).
+    pub fn settings(&self) -> Vec<(&'static str, String)> {
+        let mut list = Vec::new();
+        let mut put = |key, value: &Option<String>| {
+            if let Some(value) = value {
+                list.push((key, value.clone()));
+            }
+        };
+        put("data", &self.shared.data);
+        put("lang", &self.shared.lang);
+        put("engine.threads", &self.shared.threads);
+        match &self.command {
+            Command::Up(up) => {
+                put("server.listen", &up.listen);
+                if !up.models.is_empty() {
+                    list.push(("server.models", up.models.join("\n")));
+                }
+            }
+            Command::Model { command: ModelCommand::Pull(pull) } => {
+                put("hub.endpoint", &pull.endpoint);
+                put("hub.token_file", &pull.token_file);
+            }
+            _ => {}
+        }
+        list
+    }
+}
+
+fn temperature(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(value) if (0.0..=2.0).contains(&value) => Ok(value),
+        _ => Err("expected a number from 0 to 2".to_owned()),
+    }
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  falaj up                                    serve the built-in model, with no network
+  falaj chat                                  talk to it in the terminal
+  falaj run falaj-seed \"Bonjour !\"            one answer
+  falaj model pull OWNER/REPO                 fetch a model, resuming if it was cut
+  falaj doctor                                what would fit in this machine";
+
+const UP_EXAMPLES: &str = "\
+Examples:
+  falaj up                                    on 127.0.0.1:8080, for this machine only
+  falaj up --listen 127.0.0.1:9000            on another port
+  falaj up --listen 0.0.0.0:8080              for the network; put TLS in front
+  falaj up --model ./my-model.gguf            load a file at start
+  falaj up --json | jq .address               for programs
+
+The first start makes a key in DIR/admin.key, readable by you only. Ctrl-C finishes the answers under
+way and stops; a second Ctrl-C stops at once.";
+
+const CHAT_EXAMPLES: &str = "\
+Examples:
+  falaj chat
+  falaj chat my-model --system \"Answer in Arabic.\" --temperature 0.7
+  falaj chat --url http://127.0.0.1:8080      talk to a running `falaj up`
+
+In the chat: /help lists the commands; Ctrl-C stops an answer; Ctrl-D leaves.";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  falaj run falaj-seed \"What is a falaj?\"
+  cat report.txt | falaj run my-model - --system \"Summarise in five lines.\"
+  falaj run ./model.gguf \"Hello\" --json | jq .text";
+
+const MODEL_EXAMPLES: &str = "\
+Examples:
+  falaj model pull OWNER/REPO
+  falaj model pull OWNER/REPO:FILE.gguf
+  falaj model import ~/Downloads/model.gguf --name my-model
+  falaj model list
+  falaj model inspect my-model
+  falaj model verify";
+
+const PULL_EXAMPLES: &str = "\
+Examples:
+  falaj model pull OWNER/REPO                 safetensors, config and tokenizer
+  falaj model pull OWNER/REPO:FILE.gguf       one GGUF file
+  falaj model pull OWNER/REPO --token-file ~/hub.token --revision v0.3
+  falaj model pull OWNER/REPO --endpoint https://hub.example.org
+
+Only what is needed is fetched. Every file is compared with the digest that the hub lists.";
+
+const CONFIG_EXAMPLES: &str = "\
+Examples:
+  falaj config show
+  falaj config show --json
+  FALAJ_THREADS=2 falaj config show           a flag beats the environment, which beats the file";
+
+const DOCTOR_EXAMPLES: &str = "\
+Examples:
+  falaj doctor
+  falaj doctor --quick --json";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_holds() {
+        <Args as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_become_settings() {
+        let args = Args::parse_from(["falaj", "up", "--listen", "127.0.0.1:0", "--model", "a", "--model", "b"]);
+        assert_eq!(
+            args.settings(),
+            [("server.listen", "127.0.0.1:0".to_owned()), ("server.models", "a\nb".to_owned())]
+        );
+    }
+}

@@ -1,0 +1,294 @@
+//! Configuration: `RawConfig` is what was written and where, `Config` is what it means. A flag beats the environment,
+//! which beats the file, which beats the default. The list of settings is in `config/settings.rs`, the reading of
+//! TOML in `config/file.rs`. Nothing else in the workspace reads settings from files or the environment.
+
+mod file;
+mod settings;
+
+pub use settings::{SETTINGS, Setting};
+
+use crate::context::Context;
+use crate::data_dir;
+use crate::failure::{Failure, OrFail, Outcome};
+use crate::output;
+use crate::words::{Lang, Word};
+use falaj_engine::EngineOptions;
+use falaj_kernels::Isa;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// What it means: parsed, checked, in the types that the crates below take.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub data: PathBuf,
+    pub log: String,
+    pub server: Server,
+    pub engine: Engine,
+    pub hub: Hub,
+}
+
+#[derive(Clone, Debug)]
+pub struct Server {
+    pub listen: SocketAddr,
+    pub models: Vec<String>,
+    pub key_file: PathBuf,
+    pub body_limit_bytes: usize,
+    pub request_timeout_ms: u64,
+    pub max_connections: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct Engine {
+    pub isa: Isa,
+    pub options: EngineOptions,
+}
+
+#[derive(Clone, Debug)]
+pub struct Hub {
+    pub endpoint: String,
+    pub token_file: Option<PathBuf>,
+    pub ca_file: Option<PathBuf>,
+    pub retries: u32,
+}
+
+/// What was written: one text per setting, and where it stood.
+#[derive(Clone, Debug, Default)]
+pub struct RawConfig {
+    values: BTreeMap<&'static str, Written>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// Lists are joined by line feeds.
+    pub text: String,
+    pub origin: Origin,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    Default,
+    File { path: PathBuf, line: usize },
+    Environment { name: &'static str },
+    Flag { name: &'static str },
+}
+
+impl RawConfig {
+    /// Layers defaults, the file, the environment and flags. `file`: the one asked for with `--config`; without it the
+    /// default place is read when something is there.
+    pub fn gather(
+        var: impl Fn(&str) -> Option<String>,
+        file: Option<&Path>,
+        flags: &[(&'static str, String)],
+    ) -> Outcome<Self> {
+        let mut raw = Self::default();
+        for setting in SETTINGS {
+            raw.put(setting, (setting.default)(&var), Origin::Default);
+        }
+        let asked = file.map(Path::to_owned).or_else(|| var("FALAJ_CONFIG").map(PathBuf::from));
+        let path = asked.clone().unwrap_or_else(|| data_dir::default_config_file(&var));
+        if asked.is_some() || path.exists() {
+            let text = std::fs::read_to_string(&path).map_err(|error| Failure::usage(error.to_string()));
+            let text = text.or_fail(|| format!("`{}`", path.display()))?;
+            for found in file::read(&text).map_err(|problem| problem.into_failure(&path))? {
+                raw.put(found.setting, found.text, Origin::File { path: path.clone(), line: found.line });
+            }
+        }
+        for setting in SETTINGS {
+            for &name in setting.env {
+                if let Some(mut text) = var(name).filter(|text| !text.is_empty()) {
+                    if name.starts_with('L') {
+                        // LC_ALL, LANG: any locale is right here, also one whose language we do not speak.
+                        text = Lang::of_locale(&text).code().to_owned();
+                    }
+                    raw.put(setting, text, Origin::Environment { name });
+                    break;
+                }
+            }
+        }
+        for (key, text) in flags {
+            let setting = settings::find(key).expect("args.rs names settings that exist; a test runs each");
+            raw.put(setting, text.clone(), Origin::Flag { name: setting.flag });
+        }
+        Ok(raw)
+    }
+
+    pub fn written(&self, key: &str) -> &Written {
+        self.values.get(key).expect("gather fills in every setting")
+    }
+
+    fn put(&mut self, setting: &Setting, text: String, origin: Origin) {
+        self.values.insert(setting.key, Written { text, origin });
+    }
+
+    fn parse<T>(&self, key: &str, expected: &str, read: impl FnOnce(&str) -> Option<T>) -> Outcome<T> {
+        let written = self.written(key);
+        read(&written.text).ok_or_else(|| {
+            let cause = Word::SettingBad.with(&[&written.origin.to_string(), key, &written.text]);
+            Failure::usage(cause).next(Word::SettingBadNext.with(&[expected]))
+        })
+    }
+
+    fn number<T: TryFrom<u64>>(&self, key: &str, least: u64) -> Outcome<T> {
+        let read = |text: &str| number(text).filter(|&n| n >= least).and_then(|n| T::try_from(n).ok());
+        self.parse(key, &format!("a whole number, at least {least}, such as `4096`, `64k`, `2g`"), read)
+    }
+
+    fn path(&self, key: &str) -> Option<PathBuf> {
+        Some(self.written(key).text.as_str()).filter(|text| !text.is_empty()).map(PathBuf::from)
+    }
+}
+
+impl Config {
+    pub fn new(raw: &RawConfig) -> Outcome<Self> {
+        let data = raw.path("data").ok_or_else(|| Failure::usage("`data` is empty").next("give it a directory"))?;
+        // Links and locks are compared and printed; a relative path would change its meaning with the directory.
+        let data = std::path::absolute(data)?;
+        raw.parse("lang", "`en`, `fr` or `ar`", Lang::parse)?;
+        let list = |key| raw.written(key).text.lines().filter(|l| !l.is_empty()).map(str::to_owned).collect::<Vec<_>>();
+        let isa_names: Vec<_> = Isa::available().iter().map(|isa| format!("`{isa}`")).collect();
+        let isa =
+            raw.parse("engine.isa", &format!("`auto`, or what this CPU has: {}", isa_names.join(", ")), |text| {
+                match text {
+                    "auto" => Some(Isa::best()),
+                    _ => Isa::parse(text).filter(|isa| Isa::available().contains(isa)),
+                }
+            })?;
+        Ok(Self {
+            log: raw.written("log").text.clone(),
+            server: Server {
+                listen: raw.parse("server.listen", "an address and a port, such as `127.0.0.1:8080`", |text| {
+                    text.replace("localhost:", "127.0.0.1:").parse().ok()
+                })?,
+                models: list("server.models"),
+                key_file: raw.path("server.key_file").unwrap_or_else(|| data.join("admin.key")),
+                body_limit_bytes: raw.number("server.body_limit_bytes", 1024)?,
+                request_timeout_ms: raw.number("server.request_timeout_ms", 1)?,
+                max_connections: raw.number("server.max_connections", 1)?,
+            },
+            engine: Engine {
+                isa,
+                options: EngineOptions {
+                    threads: raw.number("engine.threads", 1)?,
+                    cache_bytes: raw.number("engine.cache_bytes", 0)?,
+                    max_sequences: raw.number("engine.max_sequences", 1)?,
+                    queue_requests: raw.number("engine.queue_requests", 1)?,
+                    step_tokens: raw.number("engine.step_tokens", 1)?,
+                    context_tokens: raw.number("engine.context_tokens", 0)?,
+                    prefix_cache: raw.parse("engine.prefix_cache", "`true` or `false`", |text| text.parse().ok())?,
+                },
+            },
+            hub: Hub {
+                endpoint: raw.parse("hub.endpoint", "an address that starts with `https://` or `http://`", |text| {
+                    let known = text.starts_with("https://") || text.starts_with("http://");
+                    known.then(|| text.trim_end_matches('/').to_owned())
+                })?,
+                token_file: raw.path("hub.token_file"),
+                ca_file: raw.path("hub.ca_file"),
+                retries: raw.number("hub.retries", 0)?,
+            },
+            data,
+        })
+    }
+}
+
+/// `falaj config show`.
+pub fn show(context: &Context) -> Outcome {
+    if context.json {
+        let entries = SETTINGS.iter().map(|setting| {
+            let written = context.raw.written(setting.key);
+            let value = serde_json::json!({ "value": written.text, "from": written.origin.to_string() });
+            (setting.key.to_owned(), value)
+        });
+        output::pretty_json(&serde_json::Value::Object(entries.collect()));
+        return Ok(());
+    }
+    let mut rows = Vec::new();
+    for setting in SETTINGS {
+        let written = context.raw.written(setting.key);
+        let shown = if written.text.is_empty() { "-".to_owned() } else { written.text.replace('\n', ", ") };
+        rows.push(vec![setting.key.to_owned(), shown, written.origin.to_string(), setting.about.to_owned()]);
+    }
+    output::table(&rows);
+    Ok(())
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Self::Environment { name } => write!(f, "env {name}"),
+            Self::Flag { name } => write!(f, "flag {name}"),
+        }
+    }
+}
+
+/// `64k`, `2g`: binary multiples.
+fn number(text: &str) -> Option<u64> {
+    let text = text.trim().replace('_', "").to_ascii_lowercase();
+    let (digits, shift) = match text.strip_suffix(['k', 'm', 'g']) {
+        Some(digits) => (
+            digits,
+            match text.as_bytes().last() {
+                Some(b'k') => 10,
+                Some(b'm') => 20,
+                _ => 30,
+            },
+        ),
+        None => (text.as_str(), 0),
+    };
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn no_env(_: &str) -> Option<String> {
+        None
+    }
+
+    fn config(env: &[(&str, &str)], flags: &[(&'static str, String)]) -> Outcome<Config> {
+        let var = |name: &str| env.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned());
+        Config::new(&RawConfig::gather(var, None, flags)?)
+    }
+
+    #[test]
+    fn defaults_are_valid() {
+        let config = Config::new(&RawConfig::gather(no_env, None, &[]).unwrap()).unwrap();
+        assert_eq!(config.server.listen, "127.0.0.1:8080".parse().unwrap());
+        assert!(config.server.key_file.ends_with("falaj/admin.key"));
+    }
+
+    #[test]
+    fn every_flag_of_the_table_reaches_its_setting() {
+        for setting in SETTINGS {
+            assert!(settings::find(setting.key).is_some());
+        }
+        let flags = [("engine.threads", "3".to_owned())];
+        let raw = RawConfig::gather(|name| (name == "FALAJ_THREADS").then(|| "2".to_owned()), None, &flags).unwrap();
+        assert_eq!(raw.written("engine.threads").origin, Origin::Flag { name: "--threads" });
+        assert_eq!(Config::new(&raw).unwrap().engine.options.threads, 3);
+    }
+
+    #[test]
+    fn wrong_values_name_their_place_and_what_is_expected() {
+        let failure = config(&[("FALAJ_THREADS", "many")], &[]).unwrap_err();
+        assert_eq!(failure.to_string(), "env FALAJ_THREADS: `engine.threads` cannot be `many`");
+        assert!(config(&[("FALAJ_THREADS", "0")], &[]).is_err());
+        assert!(config(&[("FALAJ_ISA", "mmx")], &[]).is_err());
+        assert!(config(&[("FALAJ_LISTEN", "8080")], &[]).is_err());
+        assert!(config(&[("HF_ENDPOINT", "ftp://x")], &[]).is_err());
+    }
+
+    #[test]
+    fn sizes_may_have_a_suffix() {
+        assert_eq!(number("64k"), Some(65_536));
+        assert_eq!(number("2g"), Some(2 << 30));
+        assert_eq!(number("1_000"), Some(1000));
+        assert_eq!(number("99999999999g"), None);
+        assert_eq!(number("k"), None);
+    }
+}

@@ -1,0 +1,201 @@
+//! The one list of settings: name in the file, environment variables, flag, kind, default, meaning. Secrets are never
+//! settings; the paths of their files are.
+
+use crate::data_dir;
+
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// `table.name` in the file.
+    pub key: &'static str,
+    /// First one set wins.
+    pub env: &'static [&'static str],
+    /// Empty when there is none.
+    pub flag: &'static str,
+    pub kind: Kind,
+    pub default: fn(&dyn Fn(&str) -> Option<String>) -> String,
+    pub about: &'static str,
+}
+
+/// What TOML may hold for it. `Number` also takes text such as `"64k"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Text,
+    Number,
+    Bool,
+    List,
+}
+
+pub fn find(key: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.key == key)
+}
+
+pub const SETTINGS: &[Setting] = &[
+    Setting {
+        key: "data",
+        env: &["FALAJ_DATA"],
+        flag: "--data",
+        kind: Kind::Text,
+        default: |var| data_dir::default_data_dir(var).display().to_string(),
+        about: "models, keys, history",
+    },
+    Setting {
+        key: "lang",
+        env: &["FALAJ_LANG", "LC_ALL", "LC_MESSAGES", "LANG"],
+        flag: "--lang",
+        kind: Kind::Text,
+        default: |_| "en".to_owned(),
+        about: "language of messages: en, fr, ar",
+    },
+    Setting {
+        key: "log",
+        env: &["FALAJ_LOG"],
+        flag: "",
+        kind: Kind::Text,
+        default: |_| "warn".to_owned(),
+        about: "what to log on standard error, as in `info,falaj_server=debug`",
+    },
+    Setting {
+        key: "server.listen",
+        env: &["FALAJ_LISTEN"],
+        flag: "--listen",
+        kind: Kind::Text,
+        default: |_| "127.0.0.1:8080".to_owned(),
+        about: "address and port of `falaj up`",
+    },
+    Setting {
+        key: "server.models",
+        env: &[],
+        flag: "--model",
+        kind: Kind::List,
+        default: |_| String::new(),
+        about: "models loaded at start",
+    },
+    Setting {
+        key: "server.key_file",
+        env: &["FALAJ_KEY_FILE"],
+        flag: "",
+        kind: Kind::Text,
+        default: |_| String::new(),
+        about: "file of the first key; empty: admin.key in data",
+    },
+    Setting {
+        key: "server.body_limit_bytes",
+        env: &[],
+        flag: "",
+        kind: Kind::Number,
+        default: |_| (16 << 20).to_string(),
+        about: "largest request body",
+    },
+    Setting {
+        key: "server.request_timeout_ms",
+        env: &[],
+        flag: "",
+        kind: Kind::Number,
+        default: |_| 600_000.to_string(),
+        about: "longest time for one request",
+    },
+    Setting {
+        key: "server.max_connections",
+        env: &[],
+        flag: "",
+        kind: Kind::Number,
+        default: |_| 1024.to_string(),
+        about: "connections open at once",
+    },
+    Setting {
+        key: "engine.isa",
+        env: &["FALAJ_ISA"],
+        flag: "",
+        kind: Kind::Text,
+        default: |_| "auto".to_owned(),
+        about: "instruction set: auto, scalar, avx2, avx512",
+    },
+    Setting {
+        key: "engine.threads",
+        env: &["FALAJ_THREADS"],
+        flag: "--threads",
+        kind: Kind::Number,
+        default: |_| std::thread::available_parallelism().map_or(1, usize::from).to_string(),
+        about: "worker threads of a model",
+    },
+    Setting {
+        key: "engine.cache_bytes",
+        env: &["FALAJ_CACHE_BYTES"],
+        flag: "",
+        kind: Kind::Number,
+        default: |_| "0".to_owned(),
+        about: "memory for the KV cache; 0: chosen from the model",
+    },
+    Setting {
+        key: "engine.max_sequences",
+        env: &[],
+        flag: "",
+        kind: Kind::Number,
+        default: |_| "32".to_owned(),
+        about: "answers generated together",
+    },
+    Setting {
+        key: "engine.queue_requests",
+        env: &[],
+        flag: "",
+        kind: Kind::Number,
+        default: |_| "128".to_owned(),
+        about: "requests that may wait; more are told to retry",
+    },
+    Setting {
+        key: "engine.step_tokens",
+        env: &[],
+        flag: "",
+        kind: Kind::Number,
+        default: |_| "256".to_owned(),
+        about: "rows of one step: answers plus prompt pieces",
+    },
+    Setting {
+        key: "engine.context_tokens",
+        env: &[],
+        flag: "",
+        kind: Kind::Number,
+        default: |_| "0".to_owned(),
+        about: "lower the model's context to this; 0: the model's own",
+    },
+    Setting {
+        key: "engine.prefix_cache",
+        env: &[],
+        flag: "",
+        kind: Kind::Bool,
+        default: |_| "true".to_owned(),
+        about: "reuse the work on prompts that begin alike",
+    },
+    Setting {
+        key: "hub.endpoint",
+        env: &["FALAJ_HUB_ENDPOINT", "HF_ENDPOINT"],
+        flag: "--endpoint",
+        kind: Kind::Text,
+        default: |_| "https://huggingface.co".to_owned(),
+        about: "hub that `falaj model pull` asks",
+    },
+    Setting {
+        key: "hub.token_file",
+        env: &["FALAJ_HUB_TOKEN_FILE", "HF_TOKEN_PATH"],
+        flag: "--token-file",
+        kind: Kind::Text,
+        default: |_| String::new(),
+        about: "file with an access token",
+    },
+    Setting {
+        key: "hub.ca_file",
+        env: &["FALAJ_HUB_CA_FILE"],
+        flag: "",
+        kind: Kind::Text,
+        default: |_| String::new(),
+        about: "PEM file of the authorities to trust instead of the public ones",
+    },
+    Setting {
+        key: "hub.retries",
+        env: &[],
+        flag: "",
+        kind: Kind::Number,
+        default: |_| "5".to_owned(),
+        about: "attempts after a cut that brought nothing new",
+    },
+];

@@ -1,0 +1,214 @@
+//! From a name to a model that answers: finds it (built in, in the catalog, or a path), verifies it, loads weights and
+//! text, starts its engine. Also the server's loader, which does so when a model is first asked for.
+
+use crate::builtin;
+use crate::config::Config;
+use crate::failure::{Failure, Outcome};
+use crate::outline::{Outline, builtin_manifest};
+use crate::progress::Bar;
+use crate::words::Word;
+use falaj_artifact::gguf::Gguf;
+use falaj_artifact::{Catalog, Layout, Manifest, ModelFiles, Verified};
+use falaj_engine::Engine;
+use falaj_model::LoadOptions;
+use falaj_server::{Facts, LoadError, Loader, Served};
+use falaj_text::ModelText;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Where a model is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    Builtin,
+    Catalog(String),
+    Path(PathBuf),
+}
+
+impl Place {
+    /// A name of the catalog wins over a file of the same name; `./name` means the file.
+    pub fn find(config: &Config, text: &str) -> Outcome<Self> {
+        if text == builtin::NAME {
+            return Ok(Self::Builtin);
+        }
+        if catalog(config)?.is_some_and(|catalog| catalog.find(text).is_ok()) {
+            return Ok(Self::Catalog(text.to_owned()));
+        }
+        let path = Path::new(text);
+        if path.exists() {
+            return Ok(Self::Path(path.to_owned()));
+        }
+        let cause = Word::ModelUnknown.with(&[&text.escape_debug().to_string()]);
+        Err(Failure::new(cause).next(Word::ModelUnknownNext.text()))
+    }
+
+    /// The name under which requests ask for it.
+    pub fn id(&self) -> String {
+        match self {
+            Self::Builtin => builtin::NAME.to_owned(),
+            Self::Catalog(name) => name.clone(),
+            Self::Path(path) => name_of_path(path),
+        }
+    }
+}
+
+/// `DATA/models`, if it is there: looking must not create it.
+pub fn catalog(config: &Config) -> Outcome<Option<Catalog>> {
+    let dir = models_dir(config);
+    Ok(if dir.is_dir() { Some(Catalog::open(&dir)?) } else { None })
+}
+
+pub fn models_dir(config: &Config) -> PathBuf {
+    config.data.join("models")
+}
+
+/// A catalog name for a file or folder: its last part, without `.gguf`, other characters replaced.
+pub fn name_of_path(path: &Path) -> String {
+    let absolute = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let base = absolute.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let base = base.strip_suffix(".gguf").unwrap_or(&base);
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
+    let name: String = base.chars().map(plain).collect();
+    name.trim_matches(['.', '-', '_']).to_owned()
+}
+
+/// Loads a model and starts its engine. Shows progress where somebody watches.
+pub fn load(config: &Config, place: &Place) -> Outcome<Served> {
+    let id = place.id();
+    let (files, manifest) = verified(config, place)?;
+    let text = text(&files).map_err(|failure| failure.while_doing(&format!("`{id}`")))?;
+    let model = falaj_model::load(&files, LoadOptions { isa: Some(config.engine.isa) })
+        .map_err(|error| Failure::from(error).while_doing(&format!("`{id}`")))?;
+    let engine = Engine::start(Arc::new(model), config.engine.options.clone())?;
+    let card = facts(&manifest, &outline(&files)?);
+    let facts = Facts {
+        description: card.description,
+        owned_by: card.owned_by,
+        created_s: card.created_s,
+        ..Facts::of(id, &text, engine.context_tokens())
+    };
+    Ok(Served::new(facts, text, engine))
+}
+
+fn verified(config: &Config, place: &Place) -> Outcome<(Verified<ModelFiles>, Manifest)> {
+    match place {
+        Place::Builtin => Ok((builtin::files()?, builtin_manifest()?)),
+        Place::Catalog(name) => {
+            let catalog = Catalog::open(&models_dir(config))?;
+            let bar = Bar::new(&Word::ModelHashing.with(&[name]));
+            let files = catalog.load(name, &mut |progress| bar.show(&progress))?;
+            Ok((files, catalog.find(name)?))
+        }
+        Place::Path(path) => {
+            // Nobody vouched for these files but whoever named them; their digests are what the answer came from.
+            let bar = Bar::new(&Word::ModelHashing.with(&[&path.display().to_string()]));
+            let manifest = Manifest::of(path, &place.id(), &mut |progress| bar.show(&progress))?;
+            let dir = Layout::detect(path)?.dir().to_owned();
+            let files = Verified::check(&dir, &manifest, &mut |progress| bar.show(&progress))?;
+            Ok((files, manifest))
+        }
+    }
+}
+
+fn text(files: &Verified<ModelFiles>) -> Outcome<ModelText> {
+    Ok(match files.layout() {
+        None => ModelText::from_gguf(&Gguf::parse(files.embedded().unwrap_or_default())?)?,
+        Some(Layout::Gguf(path)) => ModelText::from_gguf(&Gguf::open(path)?)?,
+        Some(layout) => ModelText::from_dir(layout.dir())?,
+    })
+}
+
+fn outline(files: &Verified<ModelFiles>) -> Outcome<Outline> {
+    files.layout().map_or_else(Outline::of_builtin, Outline::of_layout)
+}
+
+fn facts(manifest: &Manifest, outline: &Outline) -> Facts {
+    let formats: Vec<_> = manifest.dtypes.keys().map(String::as_str).collect();
+    let parameters = crate::output::parameters(manifest.parameters);
+    Facts {
+        id: manifest.name.clone(),
+        aliases: Vec::new(),
+        description: Some(format!("{}, {parameters} parameters, {}", manifest.architecture, formats.join(" and "))),
+        owned_by: "falaj".to_owned(),
+        created_s: manifest.created,
+        context_tokens: outline.config.as_ref().map_or(0, |config| config.context_tokens),
+        default_temperature: None,
+        chat: outline.template.is_some(),
+        tools: outline.template.as_ref().is_some_and(|template| template.knows_tools),
+        fill_in_the_middle: false,
+    }
+}
+
+/// Lists the built-in model and the catalog as they are now, and loads from them.
+pub struct CatalogLoader {
+    config: Config,
+    /// Cards by model digest: reading a vocabulary's header for each listing would take longer than the listing.
+    cards: Mutex<HashMap<String, Facts>>,
+}
+
+impl CatalogLoader {
+    pub fn new(config: Config) -> Self {
+        Self { config, cards: Mutex::default() }
+    }
+
+    fn card(&self, manifest: &Manifest, outline: impl FnOnce() -> Outcome<Outline>) -> Option<Facts> {
+        let key = format!("{} {} {}", manifest.name, manifest.created, manifest.digest());
+        let mut cards = self.cards.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(card) = cards.get(&key) {
+            return Some(card.clone());
+        }
+        let card = match outline() {
+            Ok(outline) => facts(manifest, &outline),
+            Err(failure) => {
+                tracing::warn!(model = manifest.name, %failure, "a model of the catalog is not listed");
+                return None;
+            }
+        };
+        cards.insert(key, card.clone());
+        Some(card)
+    }
+}
+
+impl Loader for CatalogLoader {
+    fn list(&self) -> Vec<Facts> {
+        let builtin = builtin_manifest().ok().and_then(|manifest| self.card(&manifest, Outline::of_builtin));
+        let mut cards: Vec<Facts> = builtin.into_iter().collect();
+        let Ok(Some(catalog)) = catalog(&self.config) else { return cards };
+        match catalog.list() {
+            Ok(listing) => {
+                for fault in &listing.broken {
+                    tracing::warn!(%fault, "a model of the catalog is not usable");
+                }
+                cards.extend(listing.models.iter().filter_map(|manifest| {
+                    let dir = catalog.path(&manifest.name).ok()?;
+                    self.card(manifest, || Outline::of_layout(&Layout::detect(&dir)?))
+                }));
+            }
+            Err(error) => tracing::warn!(%error, "the catalog cannot be listed"),
+        }
+        cards
+    }
+
+    fn load(&self, name: &str) -> Result<Option<Served>, LoadError> {
+        let place = match name {
+            builtin::NAME => Place::Builtin,
+            // Only names of the catalog: a request must not open paths.
+            _ => match catalog(&self.config) {
+                Ok(Some(catalog)) if catalog.find(name).is_ok() => Place::Catalog(name.to_owned()),
+                _ => return Ok(None),
+            },
+        };
+        load(&self.config, &place).map(Some).map_err(|failure| LoadError { reason: failure.to_string() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_become_names() {
+        assert_eq!(name_of_path(Path::new("/srv/My Model (1).gguf")), "My-Model--1");
+        assert_eq!(name_of_path(Path::new("/srv/Mistral-7B/")), "Mistral-7B");
+    }
+}

@@ -1,0 +1,169 @@
+//! `falaj up`: key, models, listener, and the words that make the first request a paste. The HTTP itself is `server`'s.
+
+use crate::builtin;
+use crate::context::Context;
+use crate::data_dir::{self, DataLock};
+use crate::failure::{Failure, Outcome};
+use crate::key::AdminKey;
+use crate::output;
+use crate::serving::{self, CatalogLoader, Place};
+use crate::words::Word;
+use falaj_server::{App, Key, Registry, Settings};
+use serde_json::json;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+pub fn up(context: &Context) -> Outcome {
+    let config = &context.config;
+    data_dir::create(&config.data)?;
+    let _lock = DataLock::acquire(&config.data)?;
+    // The port first: a taken one should show before a model has been loaded for a minute.
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let listener = runtime.block_on(listen(config.server.listen))?;
+    let address = listener.local_addr()?;
+    let key = AdminKey::open(&config.server.key_file)?;
+
+    let registry = Registry::new().with_loader(Arc::new(CatalogLoader::new(config.clone())));
+    for name in std::iter::once(builtin::NAME).chain(config.server.models.iter().map(String::as_str)) {
+        let place = Place::find(config, name)?;
+        if !context.json {
+            output::note(&Word::ModelLoading.with(&[name]));
+        }
+        registry.insert(serving::load(config, &place)?);
+    }
+    let models: Vec<String> = registry.list().into_iter().map(|facts| facts.id).collect();
+    let settings = Settings {
+        keys: vec![Key::from_secret("admin", key.key.expose())],
+        body_limit_bytes: config.server.body_limit_bytes,
+        request_timeout_ms: config.server.request_timeout_ms,
+        max_connections: config.server.max_connections,
+        ..Settings::default()
+    };
+    let app = App::new(settings, registry);
+    runtime.block_on(async {
+        // Registered before the address is printed: whoever reads it may already send one.
+        let stop = stop_signal(context.json)?;
+        announce(context, address, &key, &models);
+        falaj_server::serve(listener, app, stop).await.map_err(Failure::from)
+    })?;
+    if !context.json {
+        output::note(Word::UpStopped.text());
+    }
+    Ok(())
+}
+
+async fn listen(address: SocketAddr) -> Outcome<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        if error.kind() == ErrorKind::AddrInUse {
+            let other = SocketAddr::new(address.ip(), address.port().checked_add(1).unwrap_or(8080));
+            Failure::new(Word::UpAddressTaken.with(&[&address.to_string()]))
+                .next(Word::UpAddressTakenNext.with(&[&other.to_string()]))
+        } else {
+            Failure::new(Word::UpAddressOther.with(&[&address.to_string(), &error.to_string()]))
+                .next(Word::UpAddressOtherNext.text())
+        }
+    })
+}
+
+/// Resolves at the first SIGINT or SIGTERM; the second ends the process at once.
+fn stop_signal(quiet: bool) -> Outcome<impl Future<Output = ()> + use<>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        if !quiet {
+            output::note(Word::UpStopping.text());
+        }
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            // As a shell reports a program that SIGINT ended.
+            std::process::exit(130);
+        });
+    })
+}
+
+fn announce(context: &Context, address: SocketAddr, key: &AdminKey, models: &[String]) {
+    let server = &context.config.server;
+    let url = format!("http://{address}");
+    if context.json {
+        output::json(&json!({
+            "address": url,
+            "key_file": server.key_file,
+            // Once, as for people: afterwards the file has it.
+            "key": key.is_new.then(|| key.key.expose()),
+            "models": models,
+            "pid": std::process::id(),
+        }));
+        return;
+    }
+    let key_file = server.key_file.display().to_string();
+    output::line(&Word::UpReady.with(&[&url]));
+    output::line("");
+    output::line(&format!("  {}: {}", Word::UpModels.text(), models.join(", ")));
+    output::line(&format!("  {}: {key_file}", Word::UpKey.text()));
+    if key.is_new {
+        output::line(&format!("  {} ({})", key.key.expose(), Word::UpNewKey.text()));
+    }
+    output::line("");
+    output::line(Word::UpTry.text());
+    output::line("");
+    for command in examples(address, &key_file, Word::UpHello.text()) {
+        output::line(&format!("  {command}"));
+        output::line("");
+    }
+    output::line(&Word::UpOfficial.with(&[&format!("{url}/openai/v1"), &url]));
+    if !address.ip().is_loopback() {
+        output::note(&Word::UpOpenToNetwork.with(&[&address.to_string()]));
+    }
+    output::line(Word::UpStopHint.text());
+}
+
+/// Lines to paste into a shell. They read the key from its file, so that it stays out of the shell's history.
+fn examples(address: SocketAddr, key_file: &str, hello: &str) -> [String; 2] {
+    // Whoever listens on all addresses is asked on the local one.
+    let host =
+        if address.ip().is_unspecified() { format!("127.0.0.1:{}", address.port()) } else { address.to_string() };
+    let url = format!("http://{host}/v1/chat/completions");
+    let body = json!({ "model": builtin::NAME, "messages": [{ "role": "user", "content": hello }] }).to_string();
+    let (file, body) = (quoted(key_file), quoted(&body));
+    [
+        format!(
+            "curl {url} -H \"Authorization: Bearer $(cat {file})\" -H \"Content-Type: application/json\" -d {body}"
+        ),
+        format!(
+            "python3 -c 'import json,sys,urllib.request as u; key=open(sys.argv[1]).read().strip(); \
+             r=u.Request(\"{url}\",sys.argv[2].encode(),{{\"Authorization\":\"Bearer \"+key,\"Content-Type\":\"application/json\"}}); \
+             print(json.load(u.urlopen(r))[\"choices\"][0][\"message\"][\"content\"])' {file} {body}"
+        ),
+    ]
+}
+
+/// For a POSIX shell.
+fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+    if text.chars().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn examples_survive_a_shell() {
+        assert_eq!(quoted("/home/amal/admin.key"), "/home/amal/admin.key");
+        assert_eq!(quoted("/home/l'été/a b"), "'/home/l'\\''été/a b'");
+        let [curl, python] = examples("0.0.0.0:8080".parse().unwrap(), "/a b/k", "مرحبًا! من أنت؟");
+        assert!(curl.contains("http://127.0.0.1:8080/v1/chat/completions"));
+        assert!(curl.contains("$(cat '/a b/k')"));
+        assert!(!python.contains('\n'));
+    }
+}

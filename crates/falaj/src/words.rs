@@ -1,0 +1,366 @@
+//! A table: every message for people, in English, French and Arabic. Numbered gaps `{0}` are filled by `with`. Arabic
+//! sentences keep commands, paths and names in backticks, so that a terminal's bidirectional layout stays readable.
+
+use std::sync::OnceLock;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lang {
+    En,
+    Fr,
+    Ar,
+}
+
+impl Lang {
+    /// A code as written in `--lang`.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "en" => Some(Self::En),
+            "fr" => Some(Self::Fr),
+            "ar" => Some(Self::Ar),
+            _ => None,
+        }
+    }
+
+    /// From a locale such as `ar_MA.UTF-8`; English where we do not speak it.
+    pub fn of_locale(locale: &str) -> Self {
+        let language = locale.split(['_', '-', '.', '@']).next().unwrap_or("");
+        Self::parse(&language.to_ascii_lowercase()).unwrap_or(Self::En)
+    }
+
+    pub fn code(self) -> &'static str {
+        ["en", "fr", "ar"][self as usize]
+    }
+}
+
+static LANG: OnceLock<Lang> = OnceLock::new();
+
+/// Once, at start. Before it, messages are English.
+pub fn set(lang: Lang) {
+    // A second call can only come from a test in this process; the first one stays.
+    let _ = LANG.set(lang);
+}
+
+impl Word {
+    pub fn text(self) -> &'static str {
+        self.texts()[LANG.get().copied().unwrap_or(Lang::En) as usize]
+    }
+
+    /// `{0}`, `{1}`… replaced, in one pass: what is filled in is not searched again.
+    pub fn with(self, gaps: &[&str]) -> String {
+        fill(self.text(), gaps)
+    }
+}
+
+fn fill(template: &str, gaps: &[&str]) -> String {
+    let mut out = String::new();
+    let mut rest = template;
+    while let Some(open) = rest.find('{') {
+        let (before, gap) = rest.split_at(open);
+        out.push_str(before);
+        let digit = gap[1..].chars().next().and_then(|c| c.to_digit(10));
+        match digit {
+            Some(n) if gap[2..].starts_with('}') => {
+                out.push_str(gaps.get(n as usize).expect("the caller fills every gap"));
+                rest = &gap[3..];
+            }
+            _ => {
+                out.push('{');
+                rest = &gap[1..];
+            }
+        }
+    }
+    out + rest
+}
+
+macro_rules! words {
+    ($($name:ident: $en:literal, $fr:literal, $ar:literal;)*) => {
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Word { $($name,)* }
+
+        impl Word {
+            fn texts(self) -> [&'static str; 3] {
+                match self { $(Self::$name => [$en, $fr, $ar],)* }
+            }
+
+            #[cfg(test)]
+            const ALL: &[Self] = &[$(Self::$name,)*];
+        }
+    };
+}
+
+words! {
+    // Everywhere
+    Error: "error:", "erreur :", "خطأ:";
+    NextStep: "  next:", "  à faire :", "  الخطوة التالية:";
+
+    // Configuration
+    SettingUnknown: "unknown setting `{0}`", "réglage inconnu `{0}`", "إعداد غير معروف `{0}`";
+    SettingType:
+        "`{0}` is a {1}; write it like {2}",
+        "`{0}` est de type {1} ; écrivez-le comme {2}",
+        "نوع `{0}` هو {1}؛ اكتبه هكذا: {2}";
+    SettingBad: "{0}: `{1}` cannot be `{2}`", "{0} : `{1}` ne peut pas être `{2}`", "{0}: لا يمكن أن يكون `{1}` هو `{2}`";
+    SettingBadNext: "expected: {0}", "attendu : {0}", "المتوقَّع: {0}";
+    DidYouMean: "did you mean `{0}`?", "vouliez-vous dire `{0}` ?", "هل تقصد `{0}`؟";
+
+    // Data directory and key
+    ChooseDataDir:
+        "choose a directory that you may write to: `--data DIR`",
+        "choisissez un répertoire où vous pouvez écrire : `--data DIR`",
+        "اختر مجلدًا يمكنك الكتابة فيه: `--data DIR`";
+    DataDirLocked:
+        "another falaj (process {1}) already serves from `{0}`",
+        "un autre falaj (processus {1}) sert déjà depuis `{0}`",
+        "يعمل falaj آخر (العملية {1}) على المجلد `{0}`";
+    DataDirLockedNext:
+        "stop it, or give this one a directory of its own: `--data DIR`",
+        "arrêtez-le, ou donnez à celui-ci son propre répertoire : `--data DIR`",
+        "أوقفه، أو أعط هذا مجلدًا خاصًا به: `--data DIR`";
+    KeyFileBad: "`{0}` does not hold a key", "`{0}` ne contient pas de clé", "لا يحتوي `{0}` على مفتاح";
+    KeyFileBadNext:
+        "delete the file; the next start makes a new key",
+        "supprimez le fichier ; le prochain démarrage crée une nouvelle clé",
+        "احذف الملف؛ سيُنشأ مفتاح جديد عند التشغيل التالي";
+    KeyFileOpen:
+        "warning: others on this machine may read `{0}` (mode {1}); `chmod 600` closes it",
+        "attention : d'autres utilisateurs peuvent lire `{0}` (mode {1}) ; `chmod 600` le referme",
+        "تحذير: يستطيع آخرون قراءة `{0}` (الصلاحيات {1})؛ الأمر `chmod 600` يغلقه";
+
+    // up
+    UpReady: "Falaj is ready at {0}", "Falaj est prêt à l'adresse {0}", "فلج جاهز على العنوان {0}";
+    UpModels: "models", "modèles", "النماذج";
+    UpKey: "key", "clé", "المفتاح";
+    UpNewKey:
+        "made now, readable by you only",
+        "créée à l'instant, lisible par vous seul",
+        "أُنشئ الآن، ولا يقرؤه سواك";
+    UpTry: "try it:", "essayez :", "جرّبه:";
+    UpOfficial:
+        "official clients: base URL {0} (OpenAI), {1} (Mistral, Anthropic)",
+        "clients officiels : URL de base {0} (OpenAI), {1} (Mistral, Anthropic)",
+        "العملاء الرسميون: العنوان الأساس {0} لـ OpenAI و{1} لـ Mistral وAnthropic";
+    UpStopHint: "Ctrl-C to stop", "Ctrl-C pour arrêter", "اضغط Ctrl-C للإيقاف";
+    UpHello: "Hello! Who are you?", "Bonjour ! Qui es-tu ?", "مرحبًا! من أنت؟";
+    UpOpenToNetwork:
+        "warning: {0} is reachable from the network, and keys travel in clear; put TLS in front",
+        "attention : {0} est joignable depuis le réseau, et les clés y circulent en clair ; placez TLS devant",
+        "تحذير: {0} متاح من الشبكة والمفاتيح تُرسل دون تشفير؛ ضع TLS أمامه";
+    UpStopping:
+        "finishing the answers under way; once more stops at once",
+        "fin des réponses en cours ; encore une fois pour arrêter tout de suite",
+        "نُكمل الإجابات الجارية؛ اضغط مرة أخرى للإيقاف فورًا";
+    UpStopped: "stopped", "arrêté", "توقّف";
+    UpAddressTaken: "something already listens on {0}", "quelque chose écoute déjà sur {0}", "يستمع برنامج آخر على {0}";
+    UpAddressTakenNext:
+        "stop it, or choose another port: `falaj up --listen {0}`",
+        "arrêtez-le, ou choisissez un autre port : `falaj up --listen {0}`",
+        "أوقفه، أو اختر منفذًا آخر: `falaj up --listen {0}`";
+    UpAddressOther: "cannot listen on {0}: {1}", "impossible d'écouter sur {0} : {1}", "تعذّر الاستماع على {0}: {1}";
+    UpAddressOtherNext:
+        "choose an address of this machine: `falaj up --listen 127.0.0.1:8080`",
+        "choisissez une adresse de cette machine : `falaj up --listen 127.0.0.1:8080`",
+        "اختر عنوانًا من عناوين هذا الجهاز: `falaj up --listen 127.0.0.1:8080`";
+
+    // Models
+    ModelUnknown: "no model is called `{0}`", "aucun modèle ne s'appelle `{0}`", "لا يوجد نموذج باسم `{0}`";
+    ModelUnknownNext:
+        "`falaj model list` shows what is here; `falaj model pull` and `falaj model import` add more",
+        "`falaj model list` montre ce qui est là ; `falaj model pull` et `falaj model import` en ajoutent",
+        "يعرض `falaj model list` الموجود؛ ويضيف `falaj model pull` و`falaj model import` المزيد";
+    ModelBuiltin:
+        "`{0}` is built in; it cannot be removed or replaced",
+        "`{0}` est intégré ; il ne peut être ni supprimé ni remplacé",
+        "`{0}` مدمج في البرنامج؛ لا يمكن حذفه أو استبداله";
+    ModelBuiltinNext: "choose another name: `--name NAME`", "choisissez un autre nom : `--name NAME`", "اختر اسمًا آخر: `--name NAME`";
+    ModelLoading: "loading {0}", "chargement de {0}", "تحميل {0}";
+    ModelImporting: "adding {0}", "ajout de {0}", "إضافة {0}";
+    ModelHashing: "checking {0}", "vérification de {0}", "التحقق من {0}";
+    ModelImported: "`{0}` is ready: `falaj run {0} \"…\"`", "`{0}` est prêt : `falaj run {0} \"…\"`", "`{0}` جاهز: `falaj run {0} \"…\"`";
+    ModelVerified: "{0}: every byte is as recorded", "{0} : chaque octet est conforme", "{0}: كل بايت مطابق للمسجَّل";
+    ModelRemoved: "removed `{0}` ({1})", "`{0}` supprimé ({1})", "حُذف `{0}` ({1})";
+    ModelNoneHere:
+        "only the built-in model is here so far; `falaj model pull OWNER/REPO` fetches another",
+        "seul le modèle intégré est présent ; `falaj model pull OWNER/REPO` en télécharge un autre",
+        "لا يوجد حتى الآن إلا النموذج المدمج؛ لجلب غيره: `falaj model pull OWNER/REPO`";
+    ModelTamperedNext:
+        "the file changed since it was added; remove the model and pull or import it again",
+        "le fichier a changé depuis son ajout ; supprimez le modèle puis ajoutez-le de nouveau",
+        "تغيّر الملف بعد إضافته؛ احذف النموذج ثم أضفه من جديد";
+
+    // Pull
+    PullRepositoryBad:
+        "`{0}` is no repository",
+        "`{0}` n'est pas un dépôt",
+        "`{0}` ليس اسم مستودع";
+    PullRepositoryBadNext:
+        "write OWNER/REPO or OWNER/REPO:FILE.gguf",
+        "écrivez OWNER/REPO ou OWNER/REPO:FILE.gguf",
+        "اكتب OWNER/REPO أو OWNER/REPO:FILE.gguf";
+    PullNotFound:
+        "`{0}` is not at {1}, or asks for a token",
+        "`{0}` n'est pas sur {1}, ou demande un jeton",
+        "`{0}` غير موجود في {1} أو يتطلب رمز دخول";
+    PullNotFoundNext:
+        "check the name and `--revision`; for a private or gated one, `--token-file FILE`",
+        "vérifiez le nom et `--revision` ; pour un dépôt privé ou restreint, `--token-file FILE`",
+        "تحقق من الاسم ومن `--revision`؛ وللمستودع الخاص أو المقيّد: `--token-file FILE`";
+    PullGated:
+        "{1} refuses `{0}` to this token (status {2})",
+        "{1} refuse `{0}` à ce jeton (statut {2})",
+        "يرفض {1} إعطاء `{0}` لهذا الرمز (الحالة {2})";
+    PullGatedNext:
+        "accept the licence on the repository's page, then give a token: `--token-file FILE`",
+        "acceptez la licence sur la page du dépôt, puis donnez un jeton : `--token-file FILE`",
+        "اقبل الرخصة في صفحة المستودع ثم أعط رمز دخول: `--token-file FILE`";
+    PullUnreachable: "cannot reach {0}: {1}", "{0} est injoignable : {1}", "تعذّر الوصول إلى {0}: {1}";
+    PullUnreachableNext:
+        "check the network or choose a mirror with `--endpoint URL`; what was fetched is kept, and the same command resumes",
+        "vérifiez le réseau ou choisissez un miroir avec `--endpoint URL` ; ce qui est déjà reçu est gardé et la même commande reprend",
+        "تحقق من الشبكة أو اختر مرآة بـ `--endpoint URL`؛ ما وصل محفوظ، والأمر نفسه يكمل من حيث توقف";
+    PullStatus: "{0} answered {1} for `{2}`", "{0} a répondu {1} pour `{2}`", "أجاب {0} بالحالة {1} عن `{2}`";
+    PullBadAnswer:
+        "{0} did not answer as a model hub: {1}",
+        "{0} n'a pas répondu comme un dépôt de modèles : {1}",
+        "لم يُجب {0} كما يجيب مستودع نماذج: {1}";
+    PullBadAnswerNext:
+        "check the address given with `--endpoint` or HF_ENDPOINT",
+        "vérifiez l'adresse donnée par `--endpoint` ou HF_ENDPOINT",
+        "تحقق من العنوان المعطى في `--endpoint` أو HF_ENDPOINT";
+    PullCut: "`{0}` was cut at {1} of {2}", "`{0}` s'est interrompu à {1} sur {2}", "انقطع `{0}` عند {1} من {2}";
+    PullCutNext:
+        "run the same command again; it resumes there",
+        "relancez la même commande ; elle reprend là",
+        "أعد الأمر نفسه؛ سيكمل من هناك";
+    PullMismatch:
+        "the bytes of `{0}` have {1}, the hub lists {2}",
+        "les octets de `{0}` donnent {1}, le dépôt annonce {2}",
+        "بصمة بايتات `{0}` هي {1} والمعلن {2}";
+    PullMismatchNext:
+        "the file was deleted; pull again, and if it repeats, ask whoever runs the hub or mirror",
+        "le fichier a été supprimé ; recommencez, et si cela persiste, prévenez l'exploitant du dépôt ou du miroir",
+        "حُذف الملف؛ أعد الجلب، وإن تكرر ذلك فراجع القائم على المستودع أو المرآة";
+    PullNoWeights:
+        "`{0}` has no weights that Falaj reads (safetensors or GGUF)",
+        "`{0}` n'a pas de poids que Falaj sait lire (safetensors ou GGUF)",
+        "ليس في `{0}` أوزان يقرؤها Falaj (safetensors أو GGUF)";
+    PullNoWeightsNext:
+        "choose a repository with one of these formats; pickle files (`.bin`, `.pt`) can run code and are never loaded",
+        "choisissez un dépôt dans l'un de ces formats ; les fichiers pickle (`.bin`, `.pt`) peuvent exécuter du code et ne sont jamais chargés",
+        "اختر مستودعًا بإحدى هاتين الصيغتين؛ فملفات pickle (`.bin` و`.pt`) قد تنفّذ برامج ولا تُحمَّل أبدًا";
+    PullChooseFile: "`{0}` has several GGUF files", "`{0}` contient plusieurs fichiers GGUF", "في `{0}` عدة ملفات GGUF";
+    PullChooseFileNext: "name one: {0}", "choisissez-en un : {0}", "سمِّ واحدًا منها: {0}";
+    PullNoFile: "`{0}` has no file `{1}`", "`{0}` n'a pas de fichier `{1}`", "ليس في `{0}` ملف باسم `{1}`";
+    PullNoSpace:
+        "{0} more are needed, and {1} are free in `{2}`",
+        "il manque {0}, et {1} sont libres dans `{2}`",
+        "يلزم {0} إضافية والمتاح {1} في `{2}`";
+    PullNoSpaceNext:
+        "free some space, or choose another disk with `--data DIR`",
+        "libérez de l'espace, ou choisissez un autre disque avec `--data DIR`",
+        "أفرغ مساحة أو اختر قرصًا آخر بـ `--data DIR`";
+    PullUnchecked:
+        "warning: the hub lists no digest for `{0}`; only its size was compared",
+        "attention : le dépôt n'annonce pas d'empreinte pour `{0}` ; seule sa taille a été comparée",
+        "تحذير: لا يعلن المستودع بصمة لـ `{0}`؛ قورن حجمه فقط";
+
+    // Chat
+    ChatWelcome:
+        "{0}. /help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves.",
+        "{0}. /help montre les commandes, Ctrl-C arrête une réponse, Ctrl-D quitte.",
+        "{0}. اكتب /help لعرض الأوامر؛ Ctrl-C يوقف الإجابة، وCtrl-D للخروج.";
+    ChatHelp:
+        "/help            this list\n/reset           forget the conversation\n/system TEXT     instructions for the model; empty removes them\n/model [NAME]    change the model, or list them\n/save FILE       write the conversation as Markdown, or JSON for a .json file\n/retry           answer the last message again\n/exit            leave (or Ctrl-D)\nA line that ends in \\ continues on the next; \"\"\" opens and closes a longer text.",
+        "/help            cette liste\n/reset           oublier la conversation\n/system TEXTE    instructions pour le modèle ; vide les retire\n/model [NOM]     changer de modèle, ou en donner la liste\n/save FICHIER    enregistrer la conversation en Markdown, ou en JSON pour un fichier .json\n/retry           répondre de nouveau au dernier message\n/exit            quitter (ou Ctrl-D)\nUne ligne qui finit par \\ continue sur la suivante ; \"\"\" ouvre et ferme un texte plus long.",
+        "/help            هذه القائمة\n/reset           انسَ المحادثة\n/system TEXT     تعليمات للنموذج؛ والفراغ يزيلها\n/model [NAME]    غيّر النموذج أو اعرض النماذج\n/save FILE       احفظ المحادثة بصيغة Markdown أو JSON لملف ‎.json\n/retry           أجب عن آخر رسالة من جديد\n/exit            خروج (أو Ctrl-D)\nالسطر المنتهي بـ \\ يتابع في السطر التالي؛ و\"\"\" تفتح نصًا أطول وتغلقه.";
+    ChatReset: "the conversation is forgotten", "la conversation est oubliée", "نُسيت المحادثة";
+    ChatSystemSet: "instructions set; the conversation starts anew", "instructions notées ; la conversation recommence", "حُفظت التعليمات؛ تبدأ المحادثة من جديد";
+    ChatSystemCleared: "no instructions; the conversation starts anew", "plus d'instructions ; la conversation recommence", "لا تعليمات؛ تبدأ المحادثة من جديد";
+    ChatSaved: "saved in `{0}`", "enregistré dans `{0}`", "حُفظت في `{0}`";
+    ChatSaveHow: "write `/save FILE`", "écrivez `/save FICHIER`", "اكتب `/save FILE`";
+    ChatUnknownCommand: "unknown command `{0}`; /help lists them", "commande inconnue `{0}` ; /help en donne la liste", "أمر غير معروف `{0}`؛ اكتب /help لعرض الأوامر";
+    ChatNothingToRetry: "there is no message yet", "il n'y a pas encore de message", "لا توجد رسالة بعد";
+    ChatStopped: "[stopped]", "[arrêté]", "[أُوقفت]";
+    ChatLength: "[cut at the token limit; `--max-tokens` raises it]", "[coupé à la limite ; `--max-tokens` la relève]", "[قُطعت عند حد الرموز؛ ارفعه بـ `--max-tokens`]";
+    ChatModelNow: "now talking to {0}", "vous parlez à {0}", "تتحدث الآن مع {0}";
+    ChatRefused: "the server answered {0}: {1}", "le serveur a répondu {0} : {1}", "أجاب الخادم {0}: {1}";
+    ChatRefusedNext:
+        "give its key: `--key-file FILE`",
+        "donnez sa clé : `--key-file FICHIER`",
+        "أعط مفتاحه: `--key-file FILE`";
+    ChatServerGone:
+        "no server answers at {0}: {1}",
+        "aucun serveur ne répond à {0} : {1}",
+        "لا يجيب أي خادم على {0}: {1}";
+    ChatServerGoneNext:
+        "start one with `falaj up`, or leave out `--url` to load the model here",
+        "lancez-en un avec `falaj up`, ou omettez `--url` pour charger le modèle ici",
+        "شغّل خادمًا بـ `falaj up`، أو احذف `--url` لتحميل النموذج هنا";
+    AnswerCutOff: "the answer broke off", "la réponse s'est interrompue", "انقطعت الإجابة";
+    PromptEmpty: "the prompt is empty", "la question est vide", "السؤال فارغ";
+    PromptEmptyNext:
+        "write it after the model's name, or `-` to read it from standard input",
+        "écrivez-la après le nom du modèle, ou `-` pour la lire sur l'entrée standard",
+        "اكتبه بعد اسم النموذج، أو `-` لقراءته من المدخل القياسي";
+
+    // Doctor
+    DoctorCpu: "CPU", "processeur", "المعالج";
+    DoctorFeatures: "CPU features", "jeux d'instructions", "تعليمات المعالج";
+    DoctorIsa: "Falaj uses", "Falaj utilise", "يستخدم Falaj";
+    DoctorCores: "cores", "cœurs", "الأنوية";
+    DoctorCoresOf: "{0} usable of {1}", "{0} utilisables sur {1}", "{0} متاحة من {1}";
+    DoctorMemory: "memory", "mémoire", "الذاكرة";
+    DoctorMemoryOf: "{0} free of {1}", "{0} libres sur {1}", "{0} متاحة من {1}";
+    DoctorLimit: "limit of the container or service: {0}", "limite du conteneur ou du service : {0}", "حد الحاوية أو الخدمة: {0}";
+    DoctorDisk: "disk", "disque", "القرص";
+    DoctorDiskOf: "{0} free in `{1}`", "{0} libres dans `{1}`", "{0} متاحة في `{1}`";
+    DoctorBandwidth: "memory speed", "débit mémoire", "سرعة الذاكرة";
+    DoctorMatmul: "matmul, Q8_0", "matmul, Q8_0", "ضرب المصفوفات Q8_0";
+    DoctorFits: "What fits in memory, with room for a context:", "Ce qui tient en mémoire, avec la place d'un contexte :", "ما تتسع له الذاكرة مع مكان للسياق:";
+    DoctorFitsParameters: "parameters", "paramètres", "المعاملات";
+    DoctorFitsSpeed: "about {0} tokens/s for 7 B", "environ {0} jetons/s pour 7 B", "نحو {0} رمزًا في الثانية لنموذج 7 B";
+    DoctorDebugBuild:
+        "this is a debug build; measure with `cargo run --release -- doctor`",
+        "ceci est une version de débogage ; mesurez avec `cargo run --release -- doctor`",
+        "هذه نسخة تطوير؛ للقياس: `cargo run --release -- doctor`";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gaps(text: &str) -> Vec<char> {
+        let digits = text.match_indices('{').filter_map(|(at, _)| text[at + 1..].chars().next());
+        let mut digits: Vec<char> = digits.filter(char::is_ascii_digit).collect();
+        digits.sort_unstable();
+        digits.dedup();
+        digits
+    }
+
+    #[test]
+    fn every_message_exists_in_three_languages_with_the_same_gaps() {
+        for word in Word::ALL {
+            let [en, fr, ar] = word.texts();
+            for text in [en, fr, ar] {
+                assert!(!text.trim().is_empty(), "{word:?}");
+                assert_eq!(gaps(text), gaps(en), "{word:?}: {text}");
+            }
+            let commands = |text: &str| text.matches('`').count();
+            assert_eq!(commands(ar) % 2, 0, "{word:?}");
+            let arabic = ar.chars().any(|c| ('\u{600}'..='\u{6ff}').contains(&c));
+            assert!(arabic, "{word:?} has no Arabic");
+        }
+    }
+
+    #[test]
+    fn gaps_are_filled_once() {
+        assert_eq!(fill("a {0} b {1} {x}", &["{1}", "2"]), "a {1} b 2 {x}");
+    }
+
+    #[test]
+    fn locales_choose_the_language() {
+        assert_eq!(Lang::of_locale("ar_MA.UTF-8"), Lang::Ar);
+        assert_eq!(Lang::of_locale("fr"), Lang::Fr);
+        assert_eq!(Lang::of_locale("C.UTF-8"), Lang::En);
+        assert_eq!(Lang::of_locale("de_DE"), Lang::En);
+    }
+}

@@ -216,7 +216,8 @@ fn trie_bytes(tokenizer: &Tokenizer, token: u32) -> Vec<u8> {
 }
 
 fn reason(text: &str) -> String {
-    text.lines().next().unwrap_or("").chars().take(300).collect()
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines.join("; ").chars().take(300).collect()
 }
 
 fn constraint(text: &str) -> TextError {

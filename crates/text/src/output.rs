@@ -180,12 +180,23 @@ impl OutputParser {
                 true
             }
             ToolSyntax::Hermes if self.hermes.is_some_and(|(open, _)| token == open) => {
-                self.flush(out);
+                self.finish_character(out);
+                if let State::Undecided { held } = &mut self.state {
+                    // White space before a call belongs to it.
+                    held.truncate(held.trim_end().len());
+                }
+                self.leave(out);
                 self.state = State::Object { object: ObjectScanner::new(), raw: String::new() };
                 true
             }
             ToolSyntax::Hermes if self.hermes.is_some_and(|(_, close)| token == close) => {
-                self.flush(out);
+                self.finish_character(out);
+                if matches!(self.state, State::Object { .. }) {
+                    // Inside a string of the arguments it is text; elsewhere it breaks the object off.
+                    self.read("</tool_call>", out);
+                    return true;
+                }
+                self.leave(out);
                 self.state = State::AfterObject { held: String::new() };
                 true
             }

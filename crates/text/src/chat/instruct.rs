@@ -202,7 +202,8 @@ impl Instruct {
         }
         let settings = self.tokenizer.tekken().and_then(|facts| facts.settings.as_ref());
         let mut map = Map::new();
-        if let (Some(schema), Some(_)) = (&conversation.response_schema, settings.and_then(|s| s.json_schema.as_ref())) {
+        if let (Some(schema), Some(_)) = (&conversation.response_schema, settings.and_then(|s| s.json_schema.as_ref()))
+        {
             map.insert("json_schema".to_owned(), schema.clone());
         }
         // A vocabulary that came without its settings says nothing of what is allowed.
@@ -406,9 +407,8 @@ fn nine_alphanumerics(id: &str) -> String {
         return id.to_owned();
     }
     // FNV-1a, written in base 62.
-    let mut hash = id.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let mut hash =
+        id.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     let mut text = String::new();
     for _ in 0..9 {
         let digit = u8::try_from(hash % 62).unwrap_or(0);

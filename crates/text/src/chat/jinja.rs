@@ -131,9 +131,7 @@ fn environment(now_s: i64) -> Environment<'static> {
     environment.set_recursion_limit(RECURSION);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    environment.set_formatter(|out, _, value| {
-        Ok(python_str(out, value)?)
-    });
+    environment.set_formatter(|out, _, value| Ok(python_str(out, value)?));
     environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(message)))
     });

@@ -136,7 +136,15 @@ fn check_decoding(tokenizer: &Arc<Tokenizer>, tokens: &[u32], expected: &str) {
 
 fn assert_tokens(tokenizer: &Tokenizer, got: &[u32], expected: &[u32], what: &str) {
     let spell = |tokens: &[u32]| {
-        tokens.iter().map(|token| String::from_utf8_lossy(tokenizer.token_bytes(*token)).into_owned()).collect::<Vec<_>>()
+        tokens
+            .iter()
+            .map(|token| String::from_utf8_lossy(tokenizer.token_bytes(*token)).into_owned())
+            .collect::<Vec<_>>()
     };
-    assert!(got == expected, "{what}\n got {got:?}\n     {:?}\n not {expected:?}\n     {:?}", spell(got), spell(expected));
+    assert!(
+        got == expected,
+        "{what}\n got {got:?}\n     {:?}\n not {expected:?}\n     {:?}",
+        spell(got),
+        spell(expected)
+    );
 }

@@ -89,8 +89,7 @@ pub fn gguf_gpt2(pre: &str) -> Gguf {
 pub fn gguf_llama() -> Gguf {
     let file = json("llama.json");
     let vocab = file["model"]["vocab"].as_object().unwrap();
-    let mut words: Vec<(u64, &str)> =
-        vocab.iter().map(|(word, id)| (id.as_u64().unwrap(), word.as_str())).collect();
+    let mut words: Vec<(u64, &str)> = vocab.iter().map(|(word, id)| (id.as_u64().unwrap(), word.as_str())).collect();
     words.sort();
     let kind = |(id, word): &(u64, &str)| match id {
         0 => 2,

@@ -78,6 +78,7 @@ impl Engine {
             running: Vec::with_capacity(options.max_sequences),
             batch: Batch::with_capacity(max_rows, pages),
             last_finish: None,
+            coming: Vec::with_capacity(options.max_sequences),
             model: Arc::clone(&model),
         };
         let ended = EndOfThread(Arc::clone(&shared));
@@ -350,3 +351,51 @@ const SHORTEST_RETRY_MS: u64 = 100;
 const LONGEST_RETRY_MS: u64 = 60_000;
 /// Where nobody said how much the cache may take: the context is lowered rather than a laptop filled.
 const DEFAULT_CACHE_LIMIT_BYTES: usize = 4 << 30;
+
+#[cfg(test)]
+mod tests {
+    use falaj_model::synthetic::tiny_config;
+
+    use super::*;
+    use crate::request::{Event, Sampling};
+
+    /// A fault in the forward pass ends its requests with a reason; the engine, its threads and its pages live on.
+    #[test]
+    fn a_panic_in_the_forward_pass_fails_its_requests_only() {
+        let model = Arc::new(falaj_model::synthetic(&tiny_config(50, 256), 0).unwrap());
+        let options = EngineOptions { threads: 2, max_sequences: 2, ..EngineOptions::default() };
+        let engine = Engine::start(model, options).unwrap();
+        let submit = || {
+            let request = Request {
+                prompt: (0..40).collect(),
+                max_tokens: 3,
+                sampling: Sampling::default(),
+                stop_tokens: Vec::new(),
+                min_tokens: 0,
+                constraint: None,
+                cache_salt: 0,
+                logprobs: None,
+            };
+            let mut events = engine.submit(request).unwrap().events;
+            std::iter::from_fn(|| events.blocking_recv()).collect::<Vec<_>>()
+        };
+        let before = submit();
+        engine.handle.shared.fault.store(true, Ordering::SeqCst);
+        let failed = submit();
+        let [Event::Failed(message)] = failed.as_slice() else { panic!("{failed:?}") };
+        assert_eq!(message, "the forward pass failed: an injected fault; this is a bug, please report it");
+        // Nothing that may be half written is offered again.
+        let after = submit();
+        let tokens = |events: &[Event]| -> Vec<u32> {
+            events
+                .iter()
+                .filter_map(|event| if let Event::Token { token, .. } = event { Some(*token) } else { None })
+                .collect()
+        };
+        assert_eq!((tokens(&before).len(), tokens(&after)), (3, tokens(&before)));
+        let Some(Event::Done { usage, .. }) = after.last() else { panic!("{after:?}") };
+        assert_eq!(usage.cached_tokens, 0);
+        engine.shutdown(true);
+        assert_eq!(Stats::get(&engine.stats().pages_used), 0);
+    }
+}

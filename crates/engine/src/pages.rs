@@ -69,6 +69,11 @@ impl Pages {
         self.total() - self.available()
     }
 
+    /// Whether full pages are kept for others.
+    pub fn remembers(&self) -> bool {
+        self.prefix_cache
+    }
+
     /// A page for one holder, its content undefined; evicts the least recently used known page if it must.
     pub fn allocate(&mut self) -> Option<Page> {
         let page = match self.free.pop() {

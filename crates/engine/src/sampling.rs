@@ -15,7 +15,10 @@ pub struct Sampler {
 /// What came out of one draw.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Drawn {
-    Token { token: u32, logprob: Option<TokenLogprob> },
+    Token {
+        token: u32,
+        logprob: Option<TokenLogprob>,
+    },
     /// Masks left nothing to draw.
     Nothing,
     /// The logits are not numbers: a damaged model, or a bug.
@@ -45,9 +48,8 @@ pub struct Seen {
 
 impl Seen {
     pub fn new(sampling: &Sampling, prompt: &[u32]) -> Self {
-        let wanted = sampling.repetition_penalty != 1.0
-            || sampling.presence_penalty != 0.0
-            || sampling.frequency_penalty != 0.0;
+        let wanted =
+            sampling.repetition_penalty != 1.0 || sampling.presence_penalty != 0.0 || sampling.frequency_penalty != 0.0;
         let tokens = if wanted { prompt.iter().map(|token| (*token, 0)).collect() } else { HashMap::new() };
         Self { tokens, wanted }
     }
@@ -243,10 +245,7 @@ mod tests {
 
     fn draw_with(sampling: &Sampling, seen: &Seen, position: u64, logprobs: Option<u8>) -> Drawn {
         let mut logits = LOGITS;
-        Sampler::new(6).draw(
-            &mut logits,
-            &Draw { sampling, seen, position, allowed: None, forbidden: &[], logprobs },
-        )
+        Sampler::new(6).draw(&mut logits, &Draw { sampling, seen, position, allowed: None, forbidden: &[], logprobs })
     }
 
     fn histogram(sampling: &Sampling) -> Vec<usize> {
@@ -323,8 +322,10 @@ mod tests {
         let mut draw = |mask: &TokenMask, forbidden: &[u32], logits: [f32; 6]| {
             let allowed = Some(mask);
             let logprobs = None;
-            sampler
-                .draw(&mut logits.clone(), &Draw { sampling: &sampling, seen: &seen, position: 0, allowed, forbidden, logprobs })
+            sampler.draw(
+                &mut logits.clone(),
+                &Draw { sampling: &sampling, seen: &seen, position: 0, allowed, forbidden, logprobs },
+            )
         };
         assert_eq!(draw(&mask, &[], LOGITS), Drawn::Nothing);
         mask.insert(5);

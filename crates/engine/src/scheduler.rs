@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use falaj_model::{Batch, KvCache, Model, PAGE_TOKENS, Want, Workspace};
 
 use crate::engine::{Shared, Stop};
-use crate::pages::Pages;
+use crate::pages::{Pages, Parent};
 use crate::request::{Event, FinishReason, TokenMask};
 use crate::sampling::{Draw, Drawn, Sampler};
 use crate::sequence::{Generation, Pooling, Sequence, Work};
@@ -32,6 +32,8 @@ pub(crate) struct Scheduler {
     pub(crate) sampler: Sampler,
     pub(crate) mask: TokenMask,
     pub(crate) last_finish: Option<Instant>,
+    /// Pages that the step being filled will make known.
+    pub(crate) coming: Vec<(Parent, [u32; PAGE_TOKENS])>,
 }
 
 impl Scheduler {
@@ -102,26 +104,37 @@ impl Scheduler {
         }
     }
 
-    /// Chooses the rows of the next step.
+    /// Chooses the rows of the next step: first those that decode, since they are few rows and each has somebody waiting
+    /// for its next token, then prompts in chunks.
     fn fill(&mut self) {
         self.batch.clear();
+        self.coming.clear();
         self.extend_pages();
-        let max_rows = self.workspace.max_rows();
-        // Those that decode first: they are few rows, and each has somebody waiting for its next token.
-        for decoding in [true, false] {
-            for number in 0..self.running.len() {
-                let room = max_rows - self.batch.rows();
-                let sequence = &mut self.running[number];
-                if decoding {
-                    sequence.rows = (0, 0);
-                }
-                if room == 0 || sequence.rows.1 > 0 || sequence.is_paused() || decoding != (sequence.remaining() == 1) {
-                    continue;
-                }
-                // Another request may have computed the same beginning since this one was admitted.
-                let hit = sequence.reuse_prefix(&mut self.pages);
-                count_hit(&self.shared.stats, sequence, hit);
-                push_rows(&mut self.batch, sequence, room);
+        for sequence in &mut self.running {
+            sequence.rows = (0, 0);
+            if sequence.remaining() == 1 && !sequence.is_paused() {
+                push_rows(&mut self.batch, sequence, 1);
+            }
+        }
+        for sequence in &mut self.running {
+            let room = self.workspace.max_rows() - self.batch.rows();
+            if room == 0 {
+                break;
+            }
+            if sequence.rows.1 > 0 || sequence.is_paused() {
+                continue;
+            }
+            // Another request may have computed the same beginning since this one was admitted, or is just about to: then
+            // it is cheaper to wait for a step than to compute it twice.
+            let hit = sequence.reuse_prefix(&mut self.pages);
+            count_hit(&self.shared.stats, sequence, hit);
+            let next = sequence.next_page().filter(|_| self.pages.remembers());
+            if next.is_some_and(|next| matches!(sequence.work, Work::Generate(_)) && self.coming.contains(&next)) {
+                continue;
+            }
+            push_rows(&mut self.batch, sequence, room);
+            if sequence.rows.1 >= PAGE_TOKENS {
+                self.coming.extend(next);
             }
         }
     }
@@ -180,7 +193,8 @@ impl Scheduler {
             }
             // A constraint is foreign code: when it panics, its request fails and the others go on.
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.advance(number))) {
-                let message = format!("the request failed: {}; this is a bug, please report it", panic_message(&*panic));
+                let message =
+                    format!("the request failed: {}; this is a bug, please report it", panic_message(&*panic));
                 self.fail(number, &message);
             }
         }
@@ -290,10 +304,18 @@ fn count_hit(stats: &Stats, sequence: &mut Sequence, hit: usize) {
     }
 }
 
-/// Adds as many of a sequence's remaining rows as there is room for.
+/// Adds as many of a sequence's remaining rows as there is room for, up to a page's end where it goes on later: only full
+/// pages can be shared.
 fn push_rows(batch: &mut Batch, sequence: &mut Sequence, room: usize) {
-    let rows = sequence.remaining().min(room);
-    let end = sequence.computed + rows;
+    let mut end = sequence.tokens.len();
+    if sequence.remaining() > room {
+        end = sequence.computed + room;
+        let page_end = end - end % PAGE_TOKENS;
+        if page_end > sequence.computed {
+            end = page_end;
+        }
+    }
+    let rows = end - sequence.computed;
     batch.sequence(&sequence.pages[..end.div_ceil(PAGE_TOKENS)]);
     sequence.rows = (batch.rows(), rows);
     for position in sequence.computed..end {

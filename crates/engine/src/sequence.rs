@@ -124,6 +124,12 @@ impl Sequence {
         self.computed - start
     }
 
+    /// The page that this sequence is about to fill, as the prefix cache would know it, if its whole content is given.
+    pub(crate) fn next_page(&self) -> Option<(Parent, [u32; PAGE_TOKENS])> {
+        let next = self.tokens.get(self.computed..)?.first_chunk()?;
+        (self.computed == self.published * PAGE_TOKENS).then_some((self.parent, *next))
+    }
+
     /// Makes the pages that have become full known to the prefix cache.
     pub(crate) fn publish(&mut self, pages: &mut Pages) {
         while (self.published + 1) * PAGE_TOKENS <= self.computed {

@@ -77,7 +77,9 @@ impl Batch {
     pub(crate) fn attention_rows<'a>(&'a self, rows: &mut Vec<AttentionRow<'a>>) {
         rows.clear();
         let tables = self.tables.iter().map(|table| self.pages.get(table.clone()).unwrap_or_default());
-        rows.extend(self.positions.iter().zip(tables).map(|(&position, page_table)| AttentionRow { page_table, position }));
+        rows.extend(
+            self.positions.iter().zip(tables).map(|(&position, page_table)| AttentionRow { page_table, position }),
+        );
     }
 
     pub(crate) fn count(&self, want: Want) -> usize {

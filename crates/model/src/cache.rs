@@ -1,5 +1,9 @@
 //! Keys and values of past positions, in pages. Who holds which page is the caller's business (`engine::pages`); a page's
 //! content is undefined until it is written.
+#![cfg_attr(
+    not(test),
+    expect(clippy::indexing_slicing, reason = "pages and sizes were checked before the batch began")
+)]
 
 use falaj_kernels::{AlignedVec, KvFormat, KvView, Ops};
 

@@ -54,11 +54,25 @@ pub struct Rope {
 pub enum RopeScaling {
     None,
     /// Positions divided by `factor`.
-    Linear { factor: f64 },
+    Linear {
+        factor: f64,
+    },
     /// Low frequencies divided by `factor`, high ones kept, a ramp between. Source: Llama 3.1's reference code.
-    Llama3 { factor: f64, low_freq_factor: f64, high_freq_factor: f64, original_context: f64 },
+    Llama3 {
+        factor: f64,
+        low_freq_factor: f64,
+        high_freq_factor: f64,
+        original_context: f64,
+    },
     /// The same idea over dimensions, with a factor on queries and keys. Source: Peng et al. 2023, § 3.
-    Yarn { factor: f64, beta_fast: f64, beta_slow: f64, original_context: f64, attention_factor: f64, truncate: bool },
+    Yarn {
+        factor: f64,
+        beta_fast: f64,
+        beta_slow: f64,
+        original_context: f64,
+        attention_factor: f64,
+        truncate: bool,
+    },
     /// One divisor per frequency, `(E/2)`: the form in which GGUF keeps llama3's (`rope_freqs.weight`).
     Factors(Vec<f32>),
 }

@@ -4,6 +4,13 @@
 //! Letters: T rows of the batch, V vocabulary, D hidden size, H query heads, K key and value heads, E head size, F
 //! feed-forward size, X experts. All activations are row-major f32. A row's result does not depend on the other rows: every
 //! operation below works row by row, in an order that the row alone decides.
+#![cfg_attr(
+    not(test),
+    expect(
+        clippy::indexing_slicing,
+        reason = "sizes come from the checked configuration, rows from the checked batch"
+    )
+)]
 
 use falaj_artifact::Digest;
 use falaj_kernels::{ActivationKind, AttentionArgs, Ops};
@@ -70,7 +77,7 @@ impl Model {
     /// computed then.
     pub fn forward(&self, ws: &mut Workspace, cache: &mut KvCache, batch: &Batch) -> Result<(), ModelError> {
         self.check(ws, cache, batch)?;
-        ws.begin(&self.config, batch);
+        ws.begin(batch);
         if batch.is_empty() {
             return Ok(());
         }
@@ -107,7 +114,14 @@ impl Model {
         let (queries, keys) = (heads * head_dim, kv_heads * head_dim);
 
         // q (T, H, E), k and v (T, K, E)
-        ws.activations.set(&self.ops, &ws.pool, &ws.normed[..t * d], t, d, kind(&[&layer.query, &layer.key, &layer.value]));
+        ws.activations.set(
+            &self.ops,
+            &ws.pool,
+            &ws.normed[..t * d],
+            t,
+            d,
+            kind(&[&layer.query, &layer.key, &layer.value]),
+        );
         self.ops.matmul(&ws.pool, &layer.query.matrix(), &ws.activations, &mut ws.query[..t * queries]);
         self.ops.matmul(&ws.pool, &layer.key.matrix(), &ws.activations, &mut ws.key[..t * keys]);
         self.ops.matmul(&ws.pool, &layer.value.matrix(), &ws.activations, &mut ws.value[..t * keys]);

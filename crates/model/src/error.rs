@@ -17,7 +17,9 @@ pub enum ModelError {
     Json { file: &'static str, message: String },
 
     // The configuration.
-    #[error("the architecture `{name}` is not one of those read here (Llama, Mistral, Mixtral); convert or choose another model")]
+    #[error(
+        "the architecture `{name}` is not one of those read here (Llama, Mistral, Mixtral); convert or choose another model"
+    )]
     Architecture { name: String },
     #[error("the configuration lacks `{field}`; the model is of another kind or its configuration is incomplete")]
     Missing { field: &'static str },
@@ -29,11 +31,15 @@ pub enum ModelError {
     // The weights.
     #[error("there is no tensor `{tensor}` among the weights; the model is incomplete, fetch it again")]
     TensorMissing { tensor: String },
-    #[error("tensor `{tensor}` has the shape {got:?}, the configuration asks for {expected:?}; weights and configuration do not belong together")]
+    #[error(
+        "tensor `{tensor}` has the shape {got:?}, the configuration asks for {expected:?}; weights and configuration do not belong together"
+    )]
     Shape { tensor: String, expected: Vec<usize>, got: Vec<usize> },
     #[error("tensor `{tensor}`: {source}")]
     Weight { tensor: String, source: MatrixError },
-    #[error("the weights hold `{tensor}`, which this architecture has no place for; leaving it out would change every answer")]
+    #[error(
+        "the weights hold `{tensor}`, which this architecture has no place for; leaving it out would change every answer"
+    )]
     TensorUnused { tensor: String },
 
     // Memory and use.
@@ -41,7 +47,9 @@ pub enum ModelError {
     TooLarge { what: &'static str, bytes: u128 },
     #[error("the instruction set `{name}` is not available on this CPU; leave the choice to the program")]
     Isa { name: String },
-    #[error("a batch of {rows} rows with {outputs} outputs exceeds the workspace of {max_rows} rows and {max_outputs} outputs")]
+    #[error(
+        "a batch of {rows} rows with {outputs} outputs exceeds the workspace of {max_rows} rows and {max_outputs} outputs"
+    )]
     BatchTooLarge { rows: usize, outputs: usize, max_rows: usize, max_outputs: usize },
     #[error("token {token} is outside the vocabulary of {vocab_size}")]
     TokenOutOfRange { token: u32, vocab_size: usize },

@@ -4,7 +4,7 @@
 //! Knows no text, no requests and no scheduling: `engine` decides which rows run, `text` what tokens mean. There is no
 //! function here that loads weights which nobody verified.
 #![forbid(unsafe_code)]
-#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
 mod batch;
 mod cache;

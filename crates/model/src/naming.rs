@@ -9,17 +9,40 @@ pub enum Slot {
     Embedding,
     Norm,
     Head,
-    AttentionNorm { layer: usize },
-    Query { layer: usize },
-    Key { layer: usize },
-    Value { layer: usize },
-    Output { layer: usize },
-    FfnNorm { layer: usize },
-    Router { layer: usize },
+    AttentionNorm {
+        layer: usize,
+    },
+    Query {
+        layer: usize,
+    },
+    Key {
+        layer: usize,
+    },
+    Value {
+        layer: usize,
+    },
+    Output {
+        layer: usize,
+    },
+    FfnNorm {
+        layer: usize,
+    },
+    Router {
+        layer: usize,
+    },
     /// `expert`: `None` in a dense model.
-    Gate { layer: usize, expert: Option<usize> },
-    Up { layer: usize, expert: Option<usize> },
-    Down { layer: usize, expert: Option<usize> },
+    Gate {
+        layer: usize,
+        expert: Option<usize>,
+    },
+    Up {
+        layer: usize,
+        expert: Option<usize>,
+    },
+    Down {
+        layer: usize,
+        expert: Option<usize>,
+    },
 }
 
 /// Whose names a file uses.
@@ -60,11 +83,7 @@ impl Slot {
                 }
             };
             for expert in networks {
-                slots.extend([
-                    Slot::Gate { layer, expert },
-                    Slot::Up { layer, expert },
-                    Slot::Down { layer, expert },
-                ]);
+                slots.extend([Slot::Gate { layer, expert }, Slot::Up { layer, expert }, Slot::Down { layer, expert }]);
             }
         }
         slots.push(Slot::Norm);

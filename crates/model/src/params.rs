@@ -43,7 +43,10 @@ pub struct Layer {
 pub enum FeedForward {
     Dense(Swiglu),
     /// `router`: (X, D); one network per expert.
-    Sparse { router: Weight, experts: Vec<Swiglu> },
+    Sparse {
+        router: Weight,
+        experts: Vec<Swiglu>,
+    },
 }
 
 /// `down(silu(gate x) * up x)`. Source: Shazeer 2020, eq. 6.
@@ -160,7 +163,9 @@ impl Reader<'_> {
         shape.insert(0, count);
         let whole = self.tensors.take(&name, &shape)?;
         let part = |expert: usize| whole.row_range(expert * rows..(expert + 1) * rows);
-        (0..count).map(|expert| part(expert).ok_or_else(|| ModelError::TensorMissing { tensor: name.clone() })).collect()
+        (0..count)
+            .map(|expert| part(expert).ok_or_else(|| ModelError::TensorMissing { tensor: name.clone() }))
+            .collect()
     }
 
     fn matrix(&mut self, slot: Slot) -> Result<Weight, ModelError> {

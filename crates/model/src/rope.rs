@@ -34,7 +34,14 @@ impl Frequencies {
                     (1.0 - kept) * frequency / factor + kept * frequency
                 })
                 .collect(),
-            &RopeScaling::Yarn { factor: stretch, beta_fast, beta_slow, original_context, attention_factor, truncate } => {
+            &RopeScaling::Yarn {
+                factor: stretch,
+                beta_fast,
+                beta_slow,
+                original_context,
+                attention_factor,
+                truncate,
+            } => {
                 factor = attention_factor;
                 // The dimension whose pair makes `turns` full turns over the original context.
                 let dimension = |turns: f64| {
@@ -94,12 +101,8 @@ mod tests {
     #[test]
     fn scalings_keep_high_frequencies_and_stretch_low_ones() {
         let plain = frequencies(RopeScaling::None);
-        let llama3 = RopeScaling::Llama3 {
-            factor: 8.0,
-            low_freq_factor: 1.0,
-            high_freq_factor: 4.0,
-            original_context: 8192.0,
-        };
+        let llama3 =
+            RopeScaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_context: 8192.0 };
         let yarn = RopeScaling::Yarn {
             factor: 8.0,
             beta_fast: 32.0,

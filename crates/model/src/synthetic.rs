@@ -118,7 +118,8 @@ impl Checkpoint {
         match &config.rope.scaling {
             RopeScaling::None => {}
             RopeScaling::Linear { factor } => {
-                writer = writer.set("llama.rope.scaling.type", "linear").set("llama.rope.scaling.factor", *factor as f32);
+                writer =
+                    writer.set("llama.rope.scaling.type", "linear").set("llama.rope.scaling.factor", *factor as f32);
             }
             RopeScaling::Yarn { factor, beta_fast, beta_slow, original_context, attention_factor, .. } => {
                 let default_factor = 0.1 * factor.ln() + 1.0;
@@ -139,11 +140,16 @@ impl Checkpoint {
         for slot in Slot::all(config) {
             // Experts are stacked, as today's converters do: the first stands for all, the others ride along.
             let (name, slots, stack) = match slot {
-                Slot::Gate { expert: Some(0), .. } | Slot::Up { expert: Some(0), .. } | Slot::Down { expert: Some(0), .. } => {
-                    let slots = (0..config.experts.map_or(0, |experts| experts.count)).map(|e| slot.of_expert(e)).collect();
+                Slot::Gate { expert: Some(0), .. }
+                | Slot::Up { expert: Some(0), .. }
+                | Slot::Down { expert: Some(0), .. } => {
+                    let slots =
+                        (0..config.experts.map_or(0, |experts| experts.count)).map(|e| slot.of_expert(e)).collect();
                     (Naming::Gguf.stacked(slot).unwrap_or_default(), slots, true)
                 }
-                Slot::Gate { expert: Some(_), .. } | Slot::Up { expert: Some(_), .. } | Slot::Down { expert: Some(_), .. } => continue,
+                Slot::Gate { expert: Some(_), .. }
+                | Slot::Up { expert: Some(_), .. }
+                | Slot::Down { expert: Some(_), .. } => continue,
                 _ => (Naming::Gguf.name(slot), vec![slot], false),
             };
             let mut shape = slot.shape(config);

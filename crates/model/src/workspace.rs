@@ -120,7 +120,7 @@ impl Workspace {
     }
 
     /// Gives every row that wants something its place: those with logits first, since the head runs over these only.
-    pub(crate) fn begin(&mut self, _config: &Config, batch: &Batch) {
+    pub(crate) fn begin(&mut self, batch: &Batch) {
         self.logit_rows = batch.count(Want::Logits);
         let (mut logits, mut hidden) = (0..self.logit_rows, self.logit_rows..batch.rows());
         self.slots.clear();

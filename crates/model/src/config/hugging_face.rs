@@ -42,6 +42,13 @@ pub(super) fn read(json: &[u8]) -> Result<Config, ModelError> {
     {
         return Err(ModelError::Unsupported { feature: "RoPE on part of each head".into() });
     }
+    let mut sliding_window = raw.sliding_window.filter(|_| raw.use_sliding_window != Some(false));
+    if let Some((first, rest)) = raw.layer_types.as_deref().and_then(<[String]>::split_first) {
+        if rest.iter().any(|kind| kind != first) {
+            return Err(ModelError::Unsupported { feature: "layers with and without a sliding window".into() });
+        }
+        sliding_window = sliding_window.filter(|_| first == "sliding_attention");
+    }
     Ok(Config {
         vocab_size: need(raw.vocab_size, "vocab_size")?,
         hidden_size,
@@ -56,7 +63,7 @@ pub(super) fn read(json: &[u8]) -> Result<Config, ModelError> {
             layout: RopeLayout::Halves,
             scaling: scaling.map_or(Ok(RopeScaling::None), |rope| rope.scaling(context_tokens))?,
         },
-        sliding_window: raw.sliding_window.filter(|_| raw.use_sliding_window != Some(false)),
+        sliding_window,
         tied_head: raw.tie_word_embeddings.unwrap_or(false),
         experts,
         context_tokens,
@@ -81,6 +88,7 @@ struct Raw {
     tie_word_embeddings: Option<bool>,
     sliding_window: Option<usize>,
     use_sliding_window: Option<bool>,
+    layer_types: Option<Vec<String>>,
     rope_theta: Option<f64>,
     rope_scaling: Option<RawRope>,
     rope_parameters: Option<RawRope>,

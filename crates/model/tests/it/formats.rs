@@ -10,36 +10,54 @@ use falaj_model::synthetic::Checkpoint;
 use crate::golden::Golden;
 use crate::run::{load_gguf, logits, max_abs_diff};
 
-/// Format; bound against f32 arithmetic on the same weights (activations rounded to 8 bits in blocks of 32 are the whole
-/// difference for the quantised ones); bound against the original weights. Logits are about 1 in size.
+/// Format; bound against f32 arithmetic on the same weights (the quantised ones meet activations in 8 bits, which is the
+/// whole difference); bound against the original weights. Logits are about 1 in size.
 const BOUNDS: [(Format, f32, f32); 8] = [
-    (Format::F32, 1e-5, 1e-5),
-    (Format::F16, 1e-5, 2e-3),
-    (Format::BF16, 1e-5, 2e-2),
-    (Format::Q8_0, 0.2, 0.3),
-    (Format::Q6_K, 0.2, 0.9),
-    (Format::Q5_K, 0.2, 2.2),
-    (Format::Q4_K, 0.2, 2.4),
-    (Format::Q4_0, 0.2, 2.5),
+    (Format::F32, 0.0, 0.0),
+    (Format::F16, 0.0, 2e-3),
+    (Format::BF16, 0.0, 2e-2),
+    (Format::Q8_0, 4e-2, 6e-2),
+    (Format::Q6_K, 4e-2, 0.15),
+    (Format::Q5_K, 4e-2, 0.25),
+    (Format::Q4_K, 4e-2, 0.5),
+    (Format::Q4_0, 4e-2, 0.6),
 ];
 
 #[test]
 fn every_format_computes_with_the_weights_it_holds() {
-    for json in [include_str!("../golden/llama_gqa.json"), include_str!("../golden/mixtral.json")] {
-        let golden = Golden::parse(json);
-        let checkpoint = golden.checkpoint();
-        let original = run(&checkpoint, |_| Format::F32, &golden.tokens);
-        for (format, bound, bound_to_original) in BOUNDS {
-            let bytes = checkpoint.gguf(|_| format).unwrap();
-            let ours = logits(&load_gguf(bytes.clone(), None).unwrap(), &golden.tokens, KvFormat::F32, 32);
-            let same_weights = in_f32(&bytes);
-            let reference = logits(&load_gguf(same_weights, None).unwrap(), &golden.tokens, KvFormat::F32, 32);
-            let (diff, to_original) = (max_abs_diff(&ours, &reference), max_abs_diff(&ours, &original));
-            println!("{format}: {diff:.2e} to the same weights in f32, {to_original:.2e} to the original");
-            assert!(diff <= bound, "{format}: {diff:e} is above {bound:e}");
-            assert!(to_original <= bound_to_original, "{format}: {to_original:e} is above {bound_to_original:e}");
-        }
+    let golden = Golden::parse(include_str!("../golden/llama_gqa.json"));
+    let checkpoint = golden.checkpoint();
+    let original = run(&checkpoint, |_| Format::F32, &golden.tokens);
+    for (format, bound, bound_to_original) in BOUNDS {
+        let (ours, reference) = both(&checkpoint, format, &golden.tokens);
+        let (diff, to_original) = (max_abs_diff(&ours, &reference), max_abs_diff(&ours, &original));
+        println!("{format}: {diff:.2e} to the same weights in f32, {to_original:.2e} to the original");
+        assert!(diff <= bound, "{format}: {diff:e} is above {bound:e}");
+        assert!(to_original <= bound_to_original, "{format}: {to_original:e} is above {bound_to_original:e}");
     }
+}
+
+/// With random weights two experts are often almost tied; rounding then sends a token to another one, which is a jump and
+/// not an error. So: the bound of the dense model, for all but a few positions.
+#[test]
+fn every_format_computes_a_mixture() {
+    let golden = Golden::parse(include_str!("../golden/mixtral.json"));
+    let checkpoint = golden.checkpoint();
+    for (format, bound, _) in BOUNDS {
+        let (ours, reference) = both(&checkpoint, format, &golden.tokens);
+        let outside = |pair: &(&Vec<f32>, &Vec<f32>)| pair.0.iter().zip(pair.1).any(|(a, b)| (a - b).abs() > bound);
+        let jumped = ours.iter().zip(&reference).filter(outside).count();
+        println!("{format}: {jumped} of {} positions took another expert", ours.len());
+        assert!(jumped <= if format.is_quantized() { 3 } else { 0 }, "{format}: {jumped}");
+    }
+}
+
+/// Logits in `format`, and those of an f32 file with exactly the same weights.
+fn both(checkpoint: &Checkpoint, format: Format, tokens: &[u32]) -> (Vec<Vec<f32>>, Vec<Vec<f32>>) {
+    let bytes = checkpoint.gguf(|_| format).unwrap();
+    let reference = load_gguf(in_f32(&bytes), None).unwrap();
+    let ours = load_gguf(bytes, None).unwrap();
+    (logits(&ours, tokens, KvFormat::F32, 32), logits(&reference, tokens, KvFormat::F32, 32))
 }
 
 #[test]

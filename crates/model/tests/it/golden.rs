@@ -31,7 +31,11 @@ fn check(json: &str) {
 
     // The names and the RoPE layout of Hugging Face, of Mistral and of GGUF.
     let bytes = checkpoint.safetensors(Naming::HuggingFace, Format::F32).unwrap();
-    let hugging_face = crate::hostile::load_directory(&[("config.json", golden.config.get().as_bytes()), ("model.safetensors", &bytes)]).unwrap();
+    let hugging_face = crate::hostile::load_directory(&[
+        ("config.json", golden.config.get().as_bytes()),
+        ("model.safetensors", &bytes),
+    ])
+    .unwrap();
     golden.check_logits("hugging face", &hugging_face, KvFormat::F32, F32_BOUND);
     golden.check_logits("hugging face, f16 cache", &hugging_face, KvFormat::F16, F16_BOUND);
 
@@ -81,14 +85,18 @@ impl Golden {
 
     fn check_weights(&self, checkpoint: &Checkpoint) {
         for check in &self.checks {
-            let slot = Slot::all(checkpoint.config()).into_iter().find(|slot| Naming::HuggingFace.name(*slot) == check.name);
+            let slot =
+                Slot::all(checkpoint.config()).into_iter().find(|slot| Naming::HuggingFace.name(*slot) == check.name);
             assert_eq!(checkpoint.values(slot.unwrap())[check.index], check.value, "{}", check.name);
         }
     }
 
     fn check_logits(&self, what: &str, model: &Model, cache: KvFormat, bound: f32) {
         let ours = logits(model, &self.tokens, cache, 11);
-        let samples = self.samples.iter().flat_map(|sample| sample.logits.iter().map(|(token, value)| (sample.position, *token, *value)));
+        let samples = self
+            .samples
+            .iter()
+            .flat_map(|sample| sample.logits.iter().map(|(token, value)| (sample.position, *token, *value)));
         let last = self.last.logits.iter().enumerate().map(|(token, value)| (self.last.position, token, *value));
         let mut worst: f32 = 0.0;
         for (position, token, expected) in samples.chain(last) {

@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use expect_test::{Expect, expect};
 use falaj_artifact::Catalog;
+use falaj_artifact::gguf::{Gguf, GgufWriter};
 use falaj_kernels::Format;
 use falaj_model::synthetic::{Checkpoint, tiny_config};
-use falaj_model::{Config, LoadOptions, Model, ModelError, Naming, Slot, load};
+use falaj_model::{Config, Experts, LoadOptions, Model, ModelError, Naming, Slot, load};
 
 use crate::run::load_gguf;
 
@@ -54,8 +55,7 @@ fn check(result: Result<Model, ModelError>, expected: Expect) {
 fn the_three_layouts_hold_the_same_model() {
     let gguf = load_gguf(checkpoint().gguf(|_| Format::F32).unwrap(), None).unwrap();
     let bytes = checkpoint().safetensors(Naming::Mistral, Format::F32).unwrap();
-    let mistral =
-        load_directory(&[("params.json", PARAMS.as_bytes()), ("consolidated.safetensors", &bytes)]).unwrap();
+    let mistral = load_directory(&[("params.json", PARAMS.as_bytes()), ("consolidated.safetensors", &bytes)]).unwrap();
     assert_eq!(gguf.config(), mistral.config());
     let hugging_face = hugging_face(HF).unwrap();
     assert_eq!(hugging_face.parameter_count(), mistral.parameter_count());
@@ -88,40 +88,142 @@ fn shards_are_read_together() {
     assert_eq!(load_directory(&all).unwrap().parameter_count(), hugging_face(HF).unwrap().parameter_count());
 }
 
+/// Old GGUF files hold each expert's matrices as tensors of their own.
+#[test]
+fn experts_may_be_split() {
+    let config = Config { experts: Some(Experts { count: 3, used: 2 }), ..tiny_config(64, 128) };
+    let stacked = Checkpoint::new(config, 0).unwrap().gguf(|_| Format::Q8_0).unwrap();
+    let gguf = Gguf::parse(&stacked).unwrap();
+    let mut writer = GgufWriter::new("llama");
+    for (key, value) in &gguf.metadata {
+        writer = writer.set(key, value.clone());
+    }
+    let mut data = Vec::new();
+    for (name, entry) in &gguf.tensors {
+        let bytes = entry.bytes(&stacked).unwrap();
+        let Some(stem) = name.strip_suffix("_exps.weight") else {
+            writer = writer.tensor(name, entry.dtype, &entry.shape).unwrap();
+            data.push(bytes);
+            continue;
+        };
+        for (expert, part) in bytes.chunks_exact(bytes.len() / 3).enumerate() {
+            writer = writer.tensor(&format!("{stem}.{expert}.weight"), entry.dtype, &entry.shape[1..]).unwrap();
+            data.push(part);
+        }
+    }
+    let split = load_gguf(writer.write(Vec::new(), data).unwrap(), None).unwrap();
+    let stacked = load_gguf(stacked, None).unwrap();
+    let logits = |model| crate::run::logits(model, &[1, 2, 3, 4], falaj_kernels::KvFormat::F32, 4);
+    assert!(logits(&split) == logits(&stacked));
+}
+
 #[test]
 fn configurations_that_cannot_be() {
     let with = |from: &str, to: &str| hugging_face(&HF.replace(from, to));
     check(with("", ""), expect!["no error"]);
-    check(with("\"llama\"", "\"gpt2\""), expect!["the architecture `gpt2` is not one of those read here (Llama, Mistral, Mixtral); convert or choose another model"]);
-    check(with("\"num_attention_heads\": 4", "\"num_attention_heads\": 0"), expect!["`heads` is 0 in the configuration, but it must be at least 1; the file is damaged or of another kind of model"]);
-    check(with("\"num_key_value_heads\": 2", "\"num_key_value_heads\": 3"), expect!["`kv_heads` is 3 in the configuration, but it must divide the number of heads; the file is damaged or of another kind of model"]);
-    check(with("\"num_attention_heads\": 4", "\"num_attention_heads\": 18446744073709551615"), expect!["`heads` is 18446744073709551615 in the configuration, but no model is that large; the file is damaged or of another kind of model"]);
-    check(with("\"vocab_size\": 64", "\"vocab_size\": 65"), expect!["tensor `model.embed_tokens.weight` has the shape [64, 64], the configuration asks for [65, 64]; weights and configuration do not belong together"]);
-    check(with("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3"), expect!["there is no tensor `model.layers.2.input_layernorm.weight` among the weights; the model is incomplete, fetch it again"]);
-    check(with("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1"), expect!["the weights hold `model.layers.1.input_layernorm.weight`, which this architecture has no place for; leaving it out would change every answer"]);
-    check(with("\"vocab_size\": 64,", ""), expect!["the configuration lacks `vocab_size`; the model is of another kind or its configuration is incomplete"]);
-    check(with("\"vocab_size\": 64", "\"vocab_size\": \"64\""), expect![[r#"`config.json` is not the JSON of a model's configuration: invalid type: string "64", expected usize at line 2 column 74; fetch the file again"#]]);
-    check(with("\"vocab_size\": 64", "\"vocab_size\": 64, \"attention_bias\": true"), expect!["the model uses biases in its linear layers, which is not supported yet; choose another model"]);
-    check(with("\"vocab_size\": 64", "\"vocab_size\": 64, \"rope_theta\": -1.0"), expect!["`rope theta` is -1 in the configuration, but it must be a positive number; the file is damaged or of another kind of model"]);
+    check(
+        with("\"llama\"", "\"gpt2\""),
+        expect![
+            "the architecture `gpt2` is not one of those read here (Llama, Mistral, Mixtral); convert or choose another model"
+        ],
+    );
+    check(
+        with("\"num_attention_heads\": 4", "\"num_attention_heads\": 0"),
+        expect![
+            "`heads` is 0 in the configuration, but it must be at least 1; the file is damaged or of another kind of model"
+        ],
+    );
+    check(
+        with("\"num_key_value_heads\": 2", "\"num_key_value_heads\": 3"),
+        expect![
+            "`kv_heads` is 3 in the configuration, but it must divide the number of heads; the file is damaged or of another kind of model"
+        ],
+    );
+    check(
+        with("\"num_attention_heads\": 4", "\"num_attention_heads\": 18446744073709551615"),
+        expect![
+            "`heads` is 18446744073709551615 in the configuration, but no model is that large; the file is damaged or of another kind of model"
+        ],
+    );
+    check(
+        with("\"vocab_size\": 64", "\"vocab_size\": 65"),
+        expect![
+            "tensor `model.embed_tokens.weight` has the shape [64, 64], the configuration asks for [65, 64]; weights and configuration do not belong together"
+        ],
+    );
+    check(
+        with("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3"),
+        expect![
+            "there is no tensor `model.layers.2.input_layernorm.weight` among the weights; the model is incomplete, fetch it again"
+        ],
+    );
+    check(
+        with("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1"),
+        expect![
+            "the weights hold `model.layers.1.input_layernorm.weight`, which this architecture has no place for; leaving it out would change every answer"
+        ],
+    );
+    check(
+        with("\"vocab_size\": 64,", ""),
+        expect![
+            "the configuration lacks `vocab_size`; the model is of another kind or its configuration is incomplete"
+        ],
+    );
+    check(
+        with("\"vocab_size\": 64", "\"vocab_size\": \"64\""),
+        expect![[
+            r#"`config.json` is not the JSON of a model's configuration: invalid type: string "64", expected usize at line 2 column 74; fetch the file again"#
+        ]],
+    );
+    check(
+        with("\"vocab_size\": 64", "\"vocab_size\": 64, \"attention_bias\": true"),
+        expect!["the model uses biases in its linear layers, which is not supported yet; choose another model"],
+    );
+    check(
+        with("\"vocab_size\": 64", "\"vocab_size\": 64, \"rope_theta\": -1.0"),
+        expect![
+            "`rope theta` is -1 in the configuration, but it must be a positive number; the file is damaged or of another kind of model"
+        ],
+    );
     check(
         with("\"vocab_size\": 64", "\"vocab_size\": 64, \"rope_scaling\": {\"type\": \"dynamic\", \"factor\": 2.0}"),
         expect!["the model uses the RoPE scaling `dynamic`, which is not supported yet; choose another model"],
     );
-    check(hugging_face("{"), expect!["the model's configuration is not valid JSON: EOF while parsing an object at line 1 column 1; fetch the file again"]);
+    check(
+        hugging_face("{"),
+        expect![
+            "the model's configuration is not valid JSON: EOF while parsing an object at line 1 column 1; fetch the file again"
+        ],
+    );
 }
 
 #[test]
 fn weights_that_do_not_fit() {
     let bytes = checkpoint().gguf(|_| Format::F32).unwrap();
-    check(load_gguf(bytes[..bytes.len() - 1].to_vec(), None), expect!["tensor `output.weight` lies at bytes 314368..330752 of a file of 330751; the file is cut or hostile, fetch it again"]);
+    check(
+        load_gguf(bytes[..bytes.len() - 1].to_vec(), None),
+        expect![
+            "tensor `output.weight` lies at bytes 314368..330752 of a file of 330751; the file is cut or hostile, fetch it again"
+        ],
+    );
     // One dimension of the configuration, changed where it stands in the file.
     let key = b"llama.attention.head_count_kv";
     let at = bytes.windows(key.len()).position(|window| window == key).unwrap() + key.len() + 4;
     let mut changed = bytes.clone();
     changed[at] = 4;
-    check(load_gguf(changed.clone(), None), expect!["tensor `blk.0.attn_k.weight` has the shape [32, 64], the configuration asks for [64, 64]; weights and configuration do not belong together"]);
+    check(
+        load_gguf(changed.clone(), None),
+        expect![
+            "tensor `blk.0.attn_k.weight` has the shape [32, 64], the configuration asks for [64, 64]; weights and configuration do not belong together"
+        ],
+    );
     changed[at] = 0;
-    check(load_gguf(changed, None), expect!["`kv_heads` is 0 in the configuration, but it must be at least 1; the file is damaged or of another kind of model"]);
+    check(
+        load_gguf(changed, None),
+        expect![
+            "`kv_heads` is 0 in the configuration, but it must be at least 1; the file is damaged or of another kind of model"
+        ],
+    );
     assert!(load_gguf(Vec::new(), None).is_err());
 }
 

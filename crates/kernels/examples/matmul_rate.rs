@@ -12,25 +12,32 @@ fn main() {
     let threads = words.next().map_or(2, |word| word.parse().expect("threads is a number"));
     let chosen = words.next().map(|word| Isa::parse(&word).expect("isa is scalar, avx2 or avx512"));
     let pool = Pool::new(threads);
-    println!("{threads} threads, {COLS} columns; decode over 256 MiB of weights, prompts over 1,024 rows");
-    println!("{:8} {:6} {:>14} {:>16} {:>16}", "isa", "format", "decode GB/s", "m=8 GFLOP/s", "m=256 GFLOP/s");
+    println!(
+        "{threads} threads, {COLS} columns, best of many; decode over 256 MiB of weights (DRAM) and over 1 MiB (cache)"
+    );
+    println!("isa      format  DRAM GB/s  cache GB/s  m=8 GFLOP/s  m=256 GFLOP/s");
     for isa in Isa::available() {
         if chosen.map_or(isa == Isa::Scalar, |chosen| chosen != isa) {
             continue;
         }
         let ops = Ops::new(isa);
         for format in Format::ALL {
-            let (decode_bytes, decode_s) = time(&ops, &pool, format, (256 << 20) / format.row_bytes(COLS).unwrap(), 1);
+            let rate = |bytes: usize| {
+                let (bytes, seconds) = time(&ops, &pool, format, bytes / format.row_bytes(COLS).unwrap(), 1);
+                bytes as f64 / seconds / 1e9
+            };
             let flops = |m: usize| {
-                let rows = if isa == Isa::Scalar { 64 } else { 1024 };
+                // Short runs, so that the best one saw no neighbour.
+                let rows = 64;
                 let (_, seconds) = time(&ops, &pool, format, rows, m);
                 2.0 * (rows * COLS * m) as f64 / seconds / 1e9
             };
             println!(
-                "{:8} {:6} {:14.1} {:16.0} {:16.0}",
+                "{:8} {:6} {:10.1} {:11.1} {:12.0} {:14.0}",
                 isa.name(),
                 format.to_string(),
-                decode_bytes as f64 / decode_s / 1e9,
+                rate(256 << 20),
+                rate(1 << 20),
                 flops(8),
                 flops(256)
             );
@@ -38,7 +45,7 @@ fn main() {
     }
 }
 
-/// Bytes of the weights, and the best time of one product.
+/// Bytes of the weights, and the best time of one product without preparing the activations, which several share.
 fn time(ops: &Ops, pool: &Pool, format: Format, rows: usize, m: usize) -> (usize, f64) {
     let row: Vec<f32> = (0..COLS).map(|i| (i as f32 * 0.37).sin()).collect();
     let mut row_bytes = vec![0; format.row_bytes(COLS).unwrap()];
@@ -47,13 +54,13 @@ fn time(ops: &Ops, pool: &Pool, format: Format, rows: usize, m: usize) -> (usize
     let w = Matrix::new(format, rows, COLS, &bytes).unwrap();
     let x = row.repeat(m);
     let mut activations = Activations::new(m, COLS);
+    activations.set(ops, pool, &x, m, COLS, ActivationKind::for_format(format));
     let mut out = vec![0.0; m * rows];
     let mut best = Duration::MAX;
     let start = Instant::now();
     let mut runs = 0;
     while runs < 3 || start.elapsed() < Duration::from_millis(300) {
         let start = Instant::now();
-        activations.set(ops, pool, &x, m, COLS, ActivationKind::for_format(format));
         ops.matmul(pool, &w, &activations, &mut out);
         best = best.min(start.elapsed());
         runs += 1;

@@ -1,5 +1,6 @@
 //! Rows of activations as products read them: floats, and 8-bit blocks of 32 with a scale for quantised weights.
 
+use std::cmp::Ordering;
 use std::ops::BitOr;
 
 use crate::buffer::AlignedVec;
@@ -167,33 +168,39 @@ unsafe impl<T: Send> Sync for SharedRows<T> {}
 /// quants, scales and sums are the whole padded row.
 #[inline(always)]
 pub(crate) fn quantize_activations<S: Simd>(s: S, x: &[f32], quants: &mut [i8], scales: &mut [f32], sums: &mut [f32]) {
+    let (whole, rest) = x.as_chunks::<BLOCK>();
+    let mut last = [0.0; BLOCK];
+    last[..rest.len()].copy_from_slice(rest);
     let blocks = quants.as_chunks_mut::<BLOCK>().0.iter_mut().zip(scales).zip(sums);
     for (i, ((quants, scale), sum)) in blocks.enumerate() {
-        let mut values = [0.0; BLOCK];
-        let rest = &x[x.len().min(i * BLOCK)..];
-        let len = rest.len().min(BLOCK);
-        values[..len].copy_from_slice(&rest[..len]);
-        let (low, high) = halves(&values);
-        let (low, high) = (s.load(low), s.load(high));
-
-        // Zero unless something is NaN or infinite.
-        let zero = s.splat(0.0);
-        let broken = s.sum(s.fma(low, zero, s.mul(high, zero)));
-        let amax = s.largest(s.max(s.abs(low), s.abs(high)));
-        let usable = broken == 0.0 && amax >= 1e-30;
-        let inverse = s.splat(if usable { 127.0 / amax } else { 0.0 });
-        if usable {
-            s.store_i8(s.round(s.mul(low, inverse)), s.round(s.mul(high, inverse)), quants);
-        } else {
-            quants.fill(0);
-        }
-        *scale = if broken == 0.0 { if usable { amax / 127.0 } else { 0.0 } } else { f32::NAN };
-        *sum = *scale * quants.iter().map(|&q| i32::from(q)).sum::<i32>() as f32;
+        let values = match i.cmp(&whole.len()) {
+            Ordering::Less => &whole[i],
+            Ordering::Equal => &last,
+            Ordering::Greater => &[0.0; BLOCK],
+        };
+        (*scale, *sum) = quantize_block(s, values, quants);
     }
 }
 
+/// Scale, and scale · Σq.
 #[inline(always)]
-fn halves(values: &[f32; BLOCK]) -> (&[f32; LANES], &[f32; LANES]) {
+fn quantize_block<S: Simd>(s: S, values: &[f32; BLOCK], quants: &mut [i8; BLOCK]) -> (f32, f32) {
     let [low, high] = values.as_chunks::<LANES>().0 else { unreachable!("32 is twice 16") };
-    (low, high)
+    let (low, high) = (s.load(low), s.load(high));
+    // Zero unless something is NaN or infinite.
+    let zero = s.splat(0.0);
+    let broken = s.sum(s.fma(low, zero, s.mul(high, zero)));
+    let amax = s.largest(s.max(s.abs(low), s.abs(high)));
+    if broken != 0.0 || amax < SMALLEST {
+        quants.fill(0);
+        let scale = if broken == 0.0 { 0.0 } else { f32::NAN };
+        return (scale, scale);
+    }
+    let inverse = s.splat(127.0 / amax);
+    s.store_i8(s.round(s.mul(low, inverse)), s.round(s.mul(high, inverse)), quants);
+    let scale = amax / 127.0;
+    (scale, scale * quants.iter().map(|&q| i32::from(q)).sum::<i32>() as f32)
 }
+
+/// Below this the inverse scale would overflow or lose precision.
+const SMALLEST: f32 = 1e-30;

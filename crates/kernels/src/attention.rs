@@ -205,20 +205,24 @@ fn attend_typed<S: Simd, E: Element>(
         scores.resize(group * count, 0.0);
     }
     let scores = &mut scores[..group * count];
-    // Where position t of this kv head lies.
-    let place = |t: usize| {
-        let page = row.page_table[t / args.page_tokens] as usize;
-        ((page * args.kv_heads + kv_head) * args.page_tokens + t % args.page_tokens) * dim
+    let places = Places {
+        page_table: row.page_table,
+        stride: args.kv_heads * args.page_tokens * dim,
+        head_at: kv_head * args.page_tokens * dim,
+        page_tokens: args.page_tokens,
+        dim,
+        page: first / args.page_tokens,
+        slot: first % args.page_tokens,
     };
 
     let mut head = 0;
     while head < group {
         let q = &q[head * dim..];
         if head + TOGETHER <= group {
-            score::<S, E, TOGETHER>(s, args.scale, dim, q, keys, first, place, &mut scores[head * count..], count);
+            score::<S, E, TOGETHER>(s, args.scale, dim, q, keys, places, &mut scores[head * count..], count);
             head += TOGETHER;
         } else {
-            score::<S, E, 1>(s, args.scale, dim, q, keys, first, place, &mut scores[head * count..], count);
+            score::<S, E, 1>(s, args.scale, dim, q, keys, places, &mut scores[head * count..], count);
             head += 1;
         }
     }
@@ -232,18 +236,42 @@ fn attend_typed<S: Simd, E: Element>(
         }
         let out = &mut out[head * dim..];
         if heads == TOGETHER {
-            mix::<S, E, TOGETHER>(s, dim, weights, &inverses, values, first, place, out, count);
+            mix::<S, E, TOGETHER>(s, dim, weights, &inverses, values, places, out, count);
         } else {
-            mix::<S, E, 1>(s, dim, weights, &inverses, values, first, place, out, count);
+            mix::<S, E, 1>(s, dim, weights, &inverses, values, places, out, count);
         }
         head += heads;
+    }
+}
+
+/// Where one position after the other of a kv head lies.
+#[derive(Clone, Copy)]
+struct Places<'a> {
+    page_table: &'a [u32],
+    stride: usize,
+    head_at: usize,
+    page_tokens: usize,
+    dim: usize,
+    page: usize,
+    slot: usize,
+}
+
+impl Places<'_> {
+    #[inline(always)]
+    fn next(&mut self) -> usize {
+        if self.slot == self.page_tokens {
+            (self.page, self.slot) = (self.page + 1, 0);
+        }
+        let place = self.page_table[self.page] as usize * self.stride + self.head_at + self.slot * self.dim;
+        self.slot += 1;
+        place
     }
 }
 
 /// Query heads that share each load of a key or value.
 const TOGETHER: usize = 4;
 
-/// scores[h][t] = (q[h] · k[first + t]) · scale, each a dot product as in `elementwise::dot`.
+/// scores[h][t] = (q[h] · k[t]) · scale, each a dot product as in `elementwise::dot`; t counts from the first visible position.
 #[inline(always)]
 fn score<S: Simd, E: Element, const H: usize>(
     s: S,
@@ -251,13 +279,12 @@ fn score<S: Simd, E: Element, const H: usize>(
     dim: usize,
     q: &[f32],
     keys: &[E],
-    first: usize,
-    place: impl Fn(usize) -> usize,
+    mut places: Places,
     scores: &mut [f32],
     count: usize,
 ) {
     for t in 0..count {
-        let key = &keys[place(first + t)..][..dim];
+        let key = &keys[places.next()..][..dim];
         let mut sums = [s.splat(0.0); H];
         for chunk in 0..dim.div_ceil(LANES) {
             let k = load_chunk(s, key, chunk);
@@ -272,7 +299,7 @@ fn score<S: Simd, E: Element, const H: usize>(
     }
 }
 
-/// out[h] = (Σ_t weights[h][t]·v[first + t]) · inverses[h], summed in the order of t.
+/// out[h] = (Σ_t weights[h][t]·v[t]) · inverses[h], summed in the order of t.
 #[inline(always)]
 fn mix<S: Simd, E: Element, const H: usize>(
     s: S,
@@ -280,16 +307,16 @@ fn mix<S: Simd, E: Element, const H: usize>(
     weights: &[f32],
     inverses: &[f32; TOGETHER],
     values: &[E],
-    first: usize,
-    place: impl Fn(usize) -> usize,
+    places: Places,
     out: &mut [f32],
     count: usize,
 ) {
     for chunk in (0..dim.div_ceil(LANES)).step_by(2) {
         let second = (chunk + 1) * LANES < dim;
         let mut sums = [[s.splat(0.0); 2]; H];
+        let mut places = places;
         for t in 0..count {
-            let value = &values[place(first + t)..][..dim];
+            let value = &values[places.next()..][..dim];
             let v = [load_chunk(s, value, chunk), if second { load_chunk(s, value, chunk + 1) } else { s.splat(0.0) }];
             for h in 0..H {
                 let weight = s.splat(weights[h * count + t]);

@@ -97,8 +97,9 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn load_bf16_bytes(self, from: &[u8; 32]) -> F {
         unsafe {
-            let widen = |half| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(half)));
-            [widen(_mm_loadu_si128(from.as_ptr().cast())), widen(_mm_loadu_si128(from.as_ptr().add(16).cast()))]
+            let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.as_ptr().cast()));
+            let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.as_ptr().add(16).cast()));
+            [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)), _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high))]
         }
     }
     #[inline(always)]
@@ -154,12 +155,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn exp2i(self, a: F) -> F {
-        unsafe {
-            a.map(|a| {
-                let biased = _mm256_add_epi32(_mm256_cvtps_epi32(a), _mm256_set1_epi32(127));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
-            })
-        }
+        unsafe { [exp2i_half(a[0]), exp2i_half(a[1])] }
     }
     #[inline(always)]
     fn sum(self, a: F) -> f32 {
@@ -194,13 +190,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn load_nibbles(self, low: &[u8; 16], high: &[u8; 16]) -> B {
-        unsafe {
-            [low, high].map(|from| {
-                let packed = _mm_loadu_si128(from.as_ptr().cast());
-                let both = _mm256_set_m128i(_mm_srli_epi16::<4>(packed), packed);
-                _mm256_and_si256(both, _mm256_set1_epi8(15))
-            })
-        }
+        unsafe { [nibbles(low), nibbles(high)] }
     }
     #[inline(always)]
     fn or(self, a: B, b: B) -> B {
@@ -222,23 +212,11 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn shift_left_4(self, a: B) -> B {
-        unsafe { a.map(|a| _mm256_slli_epi16::<4>(a)) }
+        unsafe { [_mm256_slli_epi16::<4>(a[0]), _mm256_slli_epi16::<4>(a[1])] }
     }
     #[inline(always)]
     fn dot(self, w: B, x: B, zero: u8) -> F {
-        let half = |w: __m256i, x: __m256i| unsafe {
-            let pairs = if zero == 0 {
-                // Weights below 64, so a pair is at most 2 · 63 · 127: no saturation.
-                _mm256_maddubs_epi16(w, x)
-            } else {
-                // |w − zero| is at most 128, so a pair is at most 2 · 128 · 127 = 32512: no saturation. −128 keeps its bits
-                // under abs and is read as unsigned 128. Subtracting 128 is the same as adding it.
-                let w = _mm256_sub_epi8(w, _mm256_set1_epi8(zero.cast_signed()));
-                _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
-            };
-            _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-        };
-        [half(w[0], x[0]), half(w[1], x[1])]
+        unsafe { [dot_half(w[0], x[0], zero), dot_half(w[1], x[1], zero)] }
     }
     #[inline(always)]
     fn signed_to_f32(self, from: &[u8; 16]) -> F {
@@ -260,5 +238,40 @@ impl Simd for Avx2 {
             let packed = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(a, b), order);
             _mm256_storeu_si256(to.as_mut_ptr().cast(), packed);
         }
+    }
+}
+
+// Functions, not closures: a closure may be left uninlined, and then it is compiled without the features.
+
+#[inline(always)]
+unsafe fn exp2i_half(a: __m256) -> __m256 {
+    unsafe {
+        let biased = _mm256_add_epi32(_mm256_cvtps_epi32(a), _mm256_set1_epi32(127));
+        _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+    }
+}
+
+#[inline(always)]
+unsafe fn nibbles(from: &[u8; 16]) -> __m256i {
+    unsafe {
+        let packed = _mm_loadu_si128(from.as_ptr().cast());
+        let both = _mm256_set_m128i(_mm_srli_epi16::<4>(packed), packed);
+        _mm256_and_si256(both, _mm256_set1_epi8(15))
+    }
+}
+
+#[inline(always)]
+unsafe fn dot_half(w: __m256i, x: __m256i, zero: u8) -> __m256 {
+    unsafe {
+        let pairs = if zero == 0 {
+            // Weights below 64, so a pair is at most 2 · 63 · 127: no saturation.
+            _mm256_maddubs_epi16(w, x)
+        } else {
+            // |w − zero| is at most 128, so a pair is at most 2 · 128 · 127 = 32512: no saturation. −128 keeps its bits
+            // under abs and is read as unsigned 128. Subtracting 128 is the same as adding it.
+            let w = _mm256_sub_epi8(w, _mm256_set1_epi8(zero.cast_signed()));
+            _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
+        };
+        _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
     }
 }

@@ -56,6 +56,14 @@ impl Manifest {
     /// # Errors
     /// Those of [`Layout::detect`], of the files' headers and of reading.
     pub fn of(path: &Path, name: &str, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Manifest, ArtifactError> {
+        Manifest::of_layout(path, name, progress).map(|(manifest, _)| manifest)
+    }
+
+    fn of_layout(
+        path: &Path,
+        name: &str,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<(Manifest, Layout), ArtifactError> {
         let layout = Layout::detect(path)?;
         let mut files = Vec::new();
         let parts = parts(&layout, path)?;
@@ -64,7 +72,7 @@ impl Manifest {
             let hashed = hash_file(&part.path, &part.name, &mut tally)?;
             files.push(FileEntry { path: part.name, size_bytes: hashed.size_bytes, sha256: hashed.digest });
         }
-        Ok(Manifest::new(name, &layout, Summary::of(&layout)?, files))
+        Ok((Manifest::new(name, &layout, Summary::of(&layout)?, files), layout))
     }
 
     pub(crate) fn new(name: &str, layout: &Layout, summary: Summary, mut files: Vec<FileEntry>) -> Manifest {
@@ -155,6 +163,21 @@ impl Verified<ModelFiles> {
             check_file(dir, file, &mut tally)?;
         }
         Verified::files(dir, manifest.names(), manifest.digest())
+    }
+
+    /// The model at `path` as it lies there, and the manifest that was made of it in the same reading: who names the path
+    /// vouches for it, and the digest says afterwards what it was. For models outside the catalog.
+    ///
+    /// # Errors
+    /// As [`Manifest::of`].
+    pub fn as_found(
+        path: &Path,
+        name: &str,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<(Verified<ModelFiles>, Manifest), ArtifactError> {
+        let (manifest, layout) = Manifest::of_layout(path, name, progress)?;
+        let files = ModelFiles::Disk { layout, names: manifest.names() };
+        Ok((Verified::vouched(files, manifest.digest()), manifest))
     }
 }
 

@@ -245,6 +245,9 @@ fn a_models_digest_is_what_sha256sum_would_say() {
     assert_eq!(manifest.digest(), Digest::of(lines.as_bytes()));
     let files = Verified::check(&source.join("hf"), &manifest, &mut |_| ()).unwrap();
     assert_eq!(files.names().count(), 3);
+    let (found, of_it) = Verified::as_found(&source.join("hf"), "x", &mut |_| ()).unwrap();
+    assert_eq!((found.digest(), of_it.files), (manifest.digest(), manifest.files.clone()));
+    assert_eq!(found.layout(), files.layout());
     fs::write(source.join("hf/tokenizer.json"), "[]").unwrap();
     let changed = Verified::check(&source.join("hf"), &manifest, &mut |_| ());
     assert!(matches!(changed, Err(ArtifactError::DigestMismatch { file, .. }) if file == "tokenizer.json"));

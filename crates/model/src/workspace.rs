@@ -136,5 +136,21 @@ impl Workspace {
 /// collects in place; if it ever stops, this allocates and is still right.
 pub(crate) fn recycle<'b>(mut rows: Vec<AttentionRow<'_>>) -> Vec<AttentionRow<'b>> {
     rows.clear();
-    rows.into_iter().filter_map(|_| None).collect()
+    rows.into_iter().map_while(|_| None).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recycling_keeps_the_allocation() {
+        let rows: Vec<AttentionRow> = Vec::with_capacity(100);
+        let start = rows.as_ptr();
+        let page_table = [1];
+        let mut borrowed = recycle(rows);
+        borrowed.push(AttentionRow { page_table: &page_table, position: 0 });
+        let again: Vec<AttentionRow<'static>> = recycle(borrowed);
+        assert_eq!((again.as_ptr(), again.capacity(), again.len()), (start, 100, 0));
+    }
 }

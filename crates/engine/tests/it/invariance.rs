@@ -12,16 +12,16 @@ use crate::run::{MIXTURE, MODEL, Outcome, count, end, options, prompt, read, req
 fn varied(number: u32) -> Request {
     let random = Sampling {
         temperature: 0.8,
-        top_k: (number % 2 == 0).then_some(40),
+        top_k: (number.is_multiple_of(2)).then_some(40),
         top_p: 0.95,
-        min_p: if number % 5 == 0 { 0.01 } else { 0.0 },
+        min_p: if number.is_multiple_of(5) { 0.01 } else { 0.0 },
         presence_penalty: if number % 4 == 1 { 0.5 } else { 0.0 },
         repetition_penalty: if number % 4 == 3 { 1.2 } else { 1.0 },
         seed: u64::from(number),
         ..Sampling::default()
     };
     Request {
-        sampling: if number % 3 == 0 { Sampling::default() } else { random },
+        sampling: if number.is_multiple_of(3) { Sampling::default() } else { random },
         logprobs: Some(3),
         stop_tokens: vec![5],
         min_tokens: 4,

@@ -43,11 +43,14 @@ pub fn request(prompt: Vec<u32>, max_tokens: u32) -> Request {
     }
 }
 
+/// A log-probability and the most likely tokens with theirs, as bits.
+pub type Bits = (u32, Vec<(u32, u32)>);
+
 /// All that a stream said. Log-probabilities as bits: equal means equal.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
     pub tokens: Vec<u32>,
-    pub logprobs: Vec<(u32, Vec<(u32, u32)>)>,
+    pub logprobs: Vec<Bits>,
     pub end: Result<(FinishReason, Usage), String>,
 }
 
@@ -57,7 +60,7 @@ impl Outcome {
     }
 
     /// What must not depend on circumstances; how much of the prompt was cached does.
-    pub fn answer(&self) -> (Vec<u32>, Vec<(u32, Vec<(u32, u32)>)>, FinishReason) {
+    pub fn answer(&self) -> (Vec<u32>, Vec<Bits>, FinishReason) {
         (self.tokens.clone(), self.logprobs.clone(), self.end.clone().unwrap().0)
     }
 }

@@ -71,7 +71,7 @@ fn scaling(keys: &Keys, context_tokens: usize) -> Result<RopeScaling, ModelError
     let kind: Option<&str> = keys.gguf.get(&keys.name("rope.scaling.type"))?;
     match (kind.unwrap_or(if factor.is_some() { "linear" } else { "none" }), factor) {
         ("none", _) | ("linear", None) => Ok(RopeScaling::None),
-        ("linear", Some(factor)) if factor == 1.0 => Ok(RopeScaling::None),
+        ("linear", Some(1.0)) => Ok(RopeScaling::None),
         ("linear", Some(factor)) => Ok(RopeScaling::Linear { factor }),
         ("yarn", Some(factor)) => {
             let original = keys.size("rope.scaling.original_context_length")?.unwrap_or(context_tokens);

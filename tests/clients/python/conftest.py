@@ -4,7 +4,6 @@
 FALAJ_URL (http://127.0.0.1:PORT), FALAJ_KEY, FALAJ_MODEL.
 """
 
-import inspect
 import os
 import re
 import time
@@ -20,13 +19,6 @@ MODEL = os.environ.get("FALAJ_MODEL", "falaj-seed")
 def pytest_configure():
     if not URL or not KEY:
         pytest.exit("set FALAJ_URL and FALAJ_KEY, or run this through `cargo xtask test clients`", returncode=4)
-
-
-def pytest_collection_modifyitems(items):
-    # LangChain's standard tests are partly coroutines; their plugin runs those that carry its mark.
-    for item in items:
-        if inspect.iscoroutinefunction(item.obj):
-            item.add_marker("asyncio")
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,7 @@ def test_a_bad_request_does_not_disturb_the_others(client, model):
             with pytest.raises(openai.APIStatusError):
                 client.chat.completions.create(model=model, messages=[{"role": "user", "content": "x"}], temperature=-4)
             return None
-        reply = client.chat.completions.create(model=model, messages=[{"role": "user", "content": "x"}], max_tokens=24)
+        reply = client.chat.completions.create(model=model, messages=[{"role": "user", "content": "x"}], max_tokens=24, temperature=0)
         return reply.choices[0].message.content
 
     with concurrent.futures.ThreadPoolExecutor(CLIENTS) as pool:

@@ -117,7 +117,9 @@ fn arguments_schema(tool: &Tool) -> Result<Value, TextError> {
         Value::Object(map) => {
             let mut map = map.clone();
             map.entry("type").or_insert_with(|| "object".into());
-            if tool.strict {
+            // A tool that names its properties and is silent about others has no use for them, and a small model given
+            // the freedom invents them without end.
+            if tool.strict || map.contains_key("properties") {
                 map.entry("additionalProperties").or_insert(Value::Bool(false));
             }
             Ok(Value::Object(map))

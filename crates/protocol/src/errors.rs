@@ -4,10 +4,13 @@ use serde::Serialize;
 
 use crate::check::Problem;
 
-/// FastAPI's 422: what `HTTPValidationError` of the Mistral clients parses.
+/// FastAPI's 422: what `HTTPValidationError` of the Mistral clients parses. The flat error beside it is for OpenAI's
+/// client, which shows `message` and nothing else.
 #[derive(Debug, Serialize)]
 pub struct ValidationErrors<'a> {
     pub detail: &'a [Problem],
+    #[serde(flatten)]
+    pub error: MistralError<'a>,
 }
 
 /// Mistral's flat error. OpenAI's client reads it as well: it falls back to the body when `error` is missing.

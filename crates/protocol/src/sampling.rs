@@ -32,6 +32,9 @@ pub struct Options {
 
 pub const MOST_CHOICES: u32 = 128;
 pub const MOST_STOPS: usize = 64;
+pub const MOST_STOP_BYTES: usize = 4096;
+/// Each costs a little at every step of every sequence.
+pub const MOST_BIASES: usize = 4096;
 
 impl Options {
     /// Takes the shared fields out of a request. Mistral's stricter bounds (temperature up to 1.5) are not enforced:
@@ -78,6 +81,10 @@ pub fn stops(c: &mut Checker, value: Value) -> Option<Vec<String>> {
         c.problem("too_long", format!("List should have at most {MOST_STOPS} items, not {}", list.len()), None);
         return None;
     }
+    if list.iter().any(|stop| stop.len() > MOST_STOP_BYTES) {
+        c.problem("string_too_long", format!("a stop string should have at most {MOST_STOP_BYTES} bytes"), None);
+        return None;
+    }
     if list.iter().any(String::is_empty) {
         c.problem("string_too_short", "a stop string should have at least 1 character", None);
         return None;
@@ -101,6 +108,10 @@ fn logit_bias(c: &mut Checker, value: Value) -> Option<Vec<(u32, f32)>> {
     let Value::Object(map) = value else {
         return c.wrong("dict_type", "Input should be a valid dictionary", &value);
     };
+    if map.len() > MOST_BIASES {
+        c.problem("too_long", format!("Dictionary should have at most {MOST_BIASES} items, not {}", map.len()), None);
+        return None;
+    }
     let mut biases = Vec::with_capacity(map.len());
     for (name, value) in map {
         let bias = c.at(Loc::Field(name.clone()), |c| {

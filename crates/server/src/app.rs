@@ -17,6 +17,8 @@ pub struct Settings {
     pub keys: Vec<Key>,
     /// Largest request body; more is 413.
     pub body_limit_bytes: usize,
+    /// All bodies that are being read or made into tokens, together; beyond it requests get 503.
+    pub bodies_limit_bytes: usize,
     /// To send the whole request head; also how long an idle connection is kept.
     pub header_timeout_ms: u64,
     /// To send the whole body.
@@ -38,6 +40,7 @@ impl Default for Settings {
         Self {
             keys: Vec::new(),
             body_limit_bytes: 16 << 20,
+            bodies_limit_bytes: 256 << 20,
             header_timeout_ms: 30_000,
             body_timeout_ms: 60_000,
             request_timeout_ms: 600_000,
@@ -57,17 +60,22 @@ pub struct App {
     pub(crate) metrics: Arc<Metrics>,
     /// Requests being turned into tokens: CPU work that must not flood the blocking pool.
     pub(crate) preparing: Arc<Semaphore>,
+    /// KiB that bodies may still take.
+    pub(crate) bodies: Arc<Semaphore>,
     stopping: Arc<AtomicBool>,
 }
 
 impl App {
     pub fn new(settings: Settings, registry: Registry) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        // One body of the largest size always fits.
+        let bodies_kib = settings.bodies_limit_bytes.max(settings.body_limit_bytes).div_ceil(1024);
         Self {
             settings: Arc::new(settings),
             registry: Arc::new(registry),
             metrics: Arc::default(),
             preparing: Arc::new(Semaphore::new(cores.max(2))),
+            bodies: Arc::new(Semaphore::new(bodies_kib.min(Semaphore::MAX_PERMITS))),
             stopping: Arc::default(),
         }
     }

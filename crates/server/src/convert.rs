@@ -9,23 +9,25 @@ use falaj_protocol::chat::{
     ToolChoice as WireChoice,
 };
 use falaj_protocol::completions::{CompletionRequest, FimRequest, Prompt};
+use falaj_protocol::embeddings::EmbeddingRequest;
 use falaj_protocol::messages::MessagesRequest;
 use falaj_protocol::sampling::Options;
 use falaj_text::{
-    Conversation, Grammar, Message, Part, Role, Special, TextError, Tool, ToolCall, ToolChoice, ToolSyntax,
+    Conversation, Grammar, Matcher, Message, Part, Role, Special, TextError, Tool, ToolCall, ToolChoice, ToolSyntax,
 };
 
 use crate::app::App;
 use crate::auth::Caller;
+use crate::body::Parsed;
 use crate::error::ApiError;
 use crate::generate::{Decode, Job};
 use crate::ids;
 use crate::registry::Served;
 
-pub(crate) async fn chat(app: &App, caller: &Caller, request: ChatRequest) -> Result<Job, ApiError> {
+pub(crate) async fn chat(app: &App, caller: &Caller, request: Parsed<ChatRequest>) -> Result<Job, ApiError> {
     let served = app.registry.find(&request.model).await?;
     let salt = caller.cache_salt;
-    blocking(app, move || {
+    blocking(app, request, move |request| {
         let asked = Asked {
             messages: request.messages,
             tools: request.tools,
@@ -35,16 +37,17 @@ pub(crate) async fn chat(app: &App, caller: &Caller, request: ChatRequest) -> Re
             reasoning_effort: request.reasoning_effort,
         };
         let (prompt, grammar, decode) = asked.prepare(&served)?;
+        let constraints = constraints(&served, grammar.as_ref(), request.options.n)?;
         let logprobs = request.logprobs;
-        Ok(Job { grammar, decode, logprobs, ..plain(served, vec![prompt], &request.options, salt) })
+        Ok(Job { constraints, decode, logprobs, ..plain(served, vec![prompt], &request.options, salt) })
     })
     .await
 }
 
-pub(crate) async fn messages(app: &App, caller: &Caller, request: MessagesRequest) -> Result<Job, ApiError> {
+pub(crate) async fn messages(app: &App, caller: &Caller, request: Parsed<MessagesRequest>) -> Result<Job, ApiError> {
     let served = app.registry.find(&request.model).await?;
     let salt = caller.cache_salt;
-    blocking(app, move || {
+    blocking(app, request, move |request| {
         let options = Options {
             temperature: request.temperature,
             top_p: request.top_p,
@@ -63,15 +66,20 @@ pub(crate) async fn messages(app: &App, caller: &Caller, request: MessagesReques
             reasoning_effort: None,
         };
         let (prompt, grammar, decode) = asked.prepare(&served)?;
-        Ok(Job { grammar, decode, ..plain(served, vec![prompt], &options, salt) })
+        let constraints = constraints(&served, grammar.as_ref(), 1)?;
+        Ok(Job { constraints, decode, ..plain(served, vec![prompt], &options, salt) })
     })
     .await
 }
 
-pub(crate) async fn completion(app: &App, caller: &Caller, request: CompletionRequest) -> Result<Job, ApiError> {
+pub(crate) async fn completion(
+    app: &App,
+    caller: &Caller,
+    request: Parsed<CompletionRequest>,
+) -> Result<Job, ApiError> {
     let served = app.registry.find(&request.model).await?;
     let salt = caller.cache_salt;
-    blocking(app, move || {
+    blocking(app, request, move |request| {
         let prompts = request.prompts.into_iter().map(|prompt| match (&request.suffix, prompt) {
             (None, prompt) => tokens(&served, prompt),
             (Some(suffix), Prompt::Text(text)) => fill(&served, &text, suffix),
@@ -87,10 +95,10 @@ pub(crate) async fn completion(app: &App, caller: &Caller, request: CompletionRe
     .await
 }
 
-pub(crate) async fn fim(app: &App, caller: &Caller, request: FimRequest) -> Result<Job, ApiError> {
+pub(crate) async fn fim(app: &App, caller: &Caller, request: Parsed<FimRequest>) -> Result<Job, ApiError> {
     let served = app.registry.find(&request.model).await?;
     let salt = caller.cache_salt;
-    blocking(app, move || {
+    blocking(app, request, move |request| {
         let prompt = fill(&served, &request.prompt, &request.suffix)?;
         Ok(plain(served, vec![prompt], &request.options, salt))
     })
@@ -98,16 +106,29 @@ pub(crate) async fn fim(app: &App, caller: &Caller, request: FimRequest) -> Resu
 }
 
 /// Prompts of an embedding request, as tokens.
-pub(crate) async fn inputs(app: &App, served: &Arc<Served>, prompts: Vec<Prompt>) -> Result<Vec<Vec<u32>>, ApiError> {
+pub(crate) async fn inputs(
+    app: &App,
+    served: &Arc<Served>,
+    request: Parsed<EmbeddingRequest>,
+) -> Result<Vec<Vec<u32>>, ApiError> {
     let served = Arc::clone(served);
-    blocking(app, move || prompts.into_iter().map(|prompt| tokens(&served, prompt)).collect()).await
+    blocking(app, request, move |request| request.input.into_iter().map(|prompt| tokens(&served, prompt)).collect())
+        .await
 }
 
-async fn blocking<T: Send + 'static>(
+/// Gives the body's memory back when the work is done.
+async fn blocking<R: Send + 'static, T: Send + 'static>(
     app: &App,
-    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+    parsed: Parsed<R>,
+    work: impl FnOnce(R) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let _turn = app.preparing.acquire().await.map_err(|_| ApiError::Stopping)?;
+    let work = move || {
+        let Parsed { request, share } = parsed;
+        let result = work(request);
+        drop(share);
+        result
+    };
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
         tracing::error!(%error, "preparing a request panicked");
         Err(ApiError::Internal)
@@ -135,11 +156,17 @@ fn plain(served: Arc<Served>, prompts: Vec<Vec<u32>>, options: &Options, cache_s
         max_tokens: options.max_tokens,
         min_tokens: options.min_tokens,
         stop: options.stop.clone(),
-        grammar: None,
+        constraints: Vec::new(),
         logprobs: None,
         decode: Decode::Plain,
         cache_salt,
     }
+}
+
+/// The grammar compiled for each of `n` choices, which go through it each at its own pace.
+fn constraints(served: &Served, grammar: Option<&Grammar>, n: u32) -> Result<Vec<Matcher>, ApiError> {
+    let Some(grammar) = grammar else { return Ok(Vec::new()) };
+    (0..n).map(|_| Ok(served.grammars.compile(grammar)?)).collect()
 }
 
 /// What chat's dialects have in common.
@@ -156,6 +183,7 @@ impl Asked {
     fn prepare(self, served: &Served) -> Result<(Vec<u32>, Option<Grammar>, Decode), ApiError> {
         let chat = served.text.chat.as_ref().ok_or(TextError::NoChatFormat)?;
         let tools: Vec<Tool> = self.tools.into_iter().map(tool).collect();
+        let bound: Vec<Tool> = tools.iter().map(closed).collect();
         let choice = match self.choice {
             _ if tools.is_empty() => ToolChoice::None,
             WireChoice::Auto => ToolChoice::Auto,
@@ -175,9 +203,9 @@ impl Asked {
         let grammar = match self.format {
             // A forced call leaves no room for another format; a free one is checked against its schema only.
             _ if matches!(choice, ToolChoice::Any | ToolChoice::Named(_)) => {
-                Grammar::tools(&tools, &choice, self.parallel, chat)?
+                Grammar::tools(&bound, &choice, self.parallel, chat)?
             }
-            ResponseFormat::Text => Grammar::tools(&tools, &choice, self.parallel, chat)?,
+            ResponseFormat::Text => Grammar::tools(&bound, &choice, self.parallel, chat)?,
             ResponseFormat::JsonObject => Some(Grammar::json_object()),
             ResponseFormat::JsonSchema(schema) => Some(Grammar::json_schema(&schema)),
             ResponseFormat::Regex(regex) => Some(Grammar::regex(&regex)),
@@ -231,6 +259,15 @@ fn call(wire: WireCall) -> ToolCall {
 
 fn tool(wire: WireTool) -> Tool {
     Tool { name: wire.name, description: wire.description, parameters: wire.parameters, strict: wire.strict }
+}
+
+/// The tool as the grammar should see it. JSON Schema lets an object have more than its `properties`; no caller means that
+/// of its arguments, and a model that may write any name at all will. Where schemas are combined, closing one would
+/// contradict the others.
+fn closed(tool: &Tool) -> Tool {
+    let has = |keyword: &str| tool.parameters.get(keyword).is_some();
+    let plain = has("properties") && !["allOf", "anyOf", "oneOf", "$ref"].into_iter().any(has);
+    Tool { strict: tool.strict || plain, ..tool.clone() }
 }
 
 /// Text as the model saw it in training: after its begin-of-text token, if it has one.

@@ -2,6 +2,7 @@
 //! envelope, and counts the outcome.
 
 use std::panic::AssertUnwindSafe;
+use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, Uri};
@@ -20,6 +21,7 @@ pub(crate) struct RequestId(pub String);
 
 pub(crate) async fn edge(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let id = ids::unique("req_");
+    let started = Instant::now();
     let dialect = dialect(request.uri(), request.headers());
     let route =
         request.extensions().get::<MatchedPath>().map_or_else(|| "other".to_owned(), |path| path.as_str().to_owned());
@@ -40,6 +42,8 @@ pub(crate) async fn edge(State(app): State<App>, mut request: Request, next: Nex
         response = error.response(dialect, &id);
     }
     app.metrics.request(&route, &method, response.status());
+    let status = response.status().as_u16();
+    tracing::info!(request_id = id, %method, route, status, elapsed_ms = started.elapsed().as_millis() as u64, "answered");
     if let Ok(value) = HeaderValue::from_str(&id) {
         // OpenAI's clients show `x-request-id`, Anthropic's `request-id`.
         response.headers_mut().insert("x-request-id", value.clone());

@@ -43,6 +43,8 @@ pub enum ApiError {
     Conversation { reason: String },
     #[error("the queue is full; retry after {retry_after_ms} ms")]
     QueueFull { retry_after_ms: u64 },
+    #[error("too many large requests at once; try again in a moment")]
+    Busy,
     #[error("this site is shutting down; try again later")]
     Stopping,
     #[error("the model `{model}` could not be loaded: {reason}")]
@@ -109,6 +111,13 @@ impl ApiError {
                 Some("rate_limit_exceeded"),
                 "rate_limit_error",
             ),
+            Self::Busy => of(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "service_unavailable",
+                "server_error",
+                Some("busy"),
+                "overloaded_error",
+            ),
             Self::Stopping => of(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "service_unavailable",
@@ -155,16 +164,11 @@ impl ApiError {
         let shape = self.shape(dialect);
         let (message, param) = (self.message(), self.param());
         let (message, param) = (message.as_str(), param.as_deref());
+        let flat =
+            MistralError { object: "error", message, r#type: shape.mistral, param, code: shape.code, request_id };
         match (dialect, self) {
-            (Dialect::Mistral, Self::Invalid(problems)) => json(&ValidationErrors { detail: problems }),
-            (Dialect::Mistral, _) => json(&MistralError {
-                object: "error",
-                message,
-                r#type: shape.mistral,
-                param,
-                code: shape.code,
-                request_id,
-            }),
+            (Dialect::Mistral, Self::Invalid(problems)) => json(&ValidationErrors { detail: problems, error: flat }),
+            (Dialect::Mistral, _) => json(&flat),
             (Dialect::OpenAi, _) => {
                 json(&OpenAiError { error: OpenAiErrorBody { message, r#type: shape.openai, param, code: shape.code } })
             }
@@ -185,6 +189,9 @@ impl ApiError {
         match self {
             Self::QueueFull { retry_after_ms } => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after_ms.div_ceil(1000).max(1)));
+            }
+            Self::Busy | Self::Stopping => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from(1));
             }
             Self::NoKey | Self::WrongKey => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -9,7 +9,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use falaj_engine::{Event, Request, Sampling};
-use falaj_text::Grammar;
+use falaj_text::Matcher;
 
 pub(crate) use lane::{Finish, Logprob, Piece};
 
@@ -28,7 +28,8 @@ pub(crate) struct Job {
     pub min_tokens: u32,
     pub sampling: Sampling,
     pub stop: Vec<String>,
-    pub grammar: Option<Grammar>,
+    /// Empty, or one per choice of the one prompt.
+    pub constraints: Vec<Matcher>,
     pub logprobs: Option<u8>,
     pub decode: Decode,
     pub cache_salt: u64,
@@ -84,8 +85,9 @@ pub(crate) struct Call {
 
 impl Generation {
     /// Submits every choice; all or none are accepted.
-    pub(crate) fn start(app: &App, job: Job) -> Result<Self, ApiError> {
+    pub(crate) fn start(app: &App, mut job: Job) -> Result<Self, ApiError> {
         let context_tokens = job.served.engine.context_tokens();
+        let mut constraints = std::mem::take(&mut job.constraints).into_iter();
         let mut lanes = Vec::new();
         for prompt in &job.prompts {
             let room = context_tokens.saturating_sub(prompt.len());
@@ -100,7 +102,7 @@ impl Generation {
                     sampling,
                     stop_tokens: job.served.text.tokenizer.eos_tokens(),
                     min_tokens: job.min_tokens,
-                    constraint: lane::constraint(&job)?,
+                    constraint: constraints.next().map(lane::constraint),
                     cache_salt: job.cache_salt,
                     logprobs: job.logprobs,
                 })?;

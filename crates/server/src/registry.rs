@@ -113,6 +113,10 @@ impl Registry {
         }
         let unknown = || ApiError::UnknownModel { model: shortened(name), in_path: false };
         let loader = self.loader.clone().ok_or_else(unknown)?;
+        // A wrong name must not wait behind a model that is being loaded.
+        if !loader.list().iter().any(|facts| facts.answers_to(name)) {
+            return Err(unknown());
+        }
         let _one_at_a_time = self.loading.lock().await;
         if let Some(served) = self.in_memory(name) {
             return Ok(served);

@@ -223,11 +223,8 @@ impl Lane {
     }
 }
 
-/// A compiled grammar for one choice.
-pub(super) fn constraint(job: &Job) -> Result<Option<Box<dyn Constraint>>, ApiError> {
-    let Some(grammar) = &job.grammar else { return Ok(None) };
-    let matcher = job.served.grammars.compile(grammar)?;
-    Ok(Some(Box::new(Grammatical(matcher))))
+pub(super) fn constraint(matcher: Matcher) -> Box<dyn Constraint> {
+    Box::new(Grammatical(matcher))
 }
 
 /// The engine's view of a matcher.

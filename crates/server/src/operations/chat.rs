@@ -25,9 +25,9 @@ pub(crate) async fn complete(
     caller: Caller,
     Extension(dialect): Extension<Dialect>,
     Extension(request_id): Extension<RequestId>,
-    Raw(body): Raw,
+    body: Raw,
 ) -> Result<Response, ApiError> {
-    let request = ChatRequest::parse(&body)?;
+    let request = body.parse(ChatRequest::parse)?;
     let reply = Reply {
         prefix: prefix(&request.messages),
         logprobs: request.logprobs.is_some(),

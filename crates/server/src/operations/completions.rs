@@ -24,9 +24,9 @@ pub(crate) async fn complete(
     caller: Caller,
     Extension(dialect): Extension<Dialect>,
     Extension(request_id): Extension<RequestId>,
-    Raw(body): Raw,
+    body: Raw,
 ) -> Result<Response, ApiError> {
-    let request = CompletionRequest::parse(&body)?;
+    let request = body.parse(CompletionRequest::parse)?;
     let stream = request.options.stream;
     let mut reply = Reply {
         dialect,

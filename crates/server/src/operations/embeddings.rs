@@ -17,24 +17,24 @@ use crate::error::ApiError;
 use crate::ids;
 use crate::registry::Served;
 
-pub(crate) async fn embed(State(app): State<App>, caller: Caller, Raw(body): Raw) -> Result<Response, ApiError> {
-    let request = EmbeddingRequest::parse(&body)?;
+pub(crate) async fn embed(State(app): State<App>, caller: Caller, body: Raw) -> Result<Response, ApiError> {
+    let request = body.parse(EmbeddingRequest::parse)?;
     let served = app.registry.find(&request.model).await?;
-    let inputs = convert::inputs(&app, &served, request.input).await?;
+    let (model, dimensions, encoding) = (request.model.clone(), request.dimensions, request.encoding);
+    let inputs = convert::inputs(&app, &served, request).await?;
     let prompt_tokens = inputs.iter().map(|tokens| tokens.len() as u64).sum();
     app.metrics.prompt_tokens.add(prompt_tokens);
     // A few at a time: one request with two thousand inputs must not fill the queue by itself.
     let vectors = futures_util::stream::iter(inputs)
-        .map(|tokens| one(&served, tokens, caller.cache_salt, request.dimensions))
+        .map(|tokens| one(&served, tokens, caller.cache_salt, dimensions))
         .buffered(AT_ONCE);
     let vectors: Vec<Vec<f32>> = vectors.try_collect().await?;
-    let data =
-        vectors.into_iter().enumerate().map(|(index, vector)| Embedding::new(index, encode(vector, request.encoding)));
+    let data = vectors.into_iter().enumerate().map(|(index, vector)| Embedding::new(index, encode(vector, encoding)));
     Ok(Json(EmbeddingResponse {
         id: ids::unique("embd-"),
         object: "list",
         data: data.collect(),
-        model: request.model,
+        model,
         usage: Usage::new(prompt_tokens, 0, 0),
     })
     .into_response())

@@ -17,9 +17,9 @@ pub(crate) async fn complete(
     State(app): State<App>,
     caller: Caller,
     Extension(request_id): Extension<RequestId>,
-    Raw(body): Raw,
+    body: Raw,
 ) -> Result<Response, ApiError> {
-    let request = FimRequest::parse(&body)?;
+    let request = body.parse(FimRequest::parse)?;
     let reply = Reply::new(Dialect::Mistral, &request.model, request_id.0);
     let stream = request.options.stream;
     let job = convert::fim(&app, &caller, request).await?;

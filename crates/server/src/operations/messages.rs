@@ -23,9 +23,9 @@ pub(crate) async fn create(
     State(app): State<App>,
     caller: Caller,
     Extension(request_id): Extension<RequestId>,
-    Raw(body): Raw,
+    body: Raw,
 ) -> Result<Response, ApiError> {
-    let request = MessagesRequest::parse(&body)?;
+    let request = body.parse(MessagesRequest::parse)?;
     let (model, stream) = (request.model.clone(), request.stream);
     let job = convert::messages(&app, &caller, request).await?;
     let generation = Generation::start(&app, job)?;
@@ -39,12 +39,8 @@ pub(crate) async fn create(
 }
 
 /// Exact: the prompt is rendered and encoded as `create` would.
-pub(crate) async fn count(
-    State(app): State<App>,
-    caller: Caller,
-    Raw(body): Raw,
-) -> Result<Json<TokenCount>, ApiError> {
-    let request = MessagesRequest::parse_count(&body)?;
+pub(crate) async fn count(State(app): State<App>, caller: Caller, body: Raw) -> Result<Json<TokenCount>, ApiError> {
+    let request = body.parse(MessagesRequest::parse_count)?;
     let job = convert::messages(&app, &caller, request).await?;
     Ok(Json(TokenCount { input_tokens: job.prompts.iter().map(|prompt| prompt.len() as u64).sum() }))
 }

@@ -1,9 +1,12 @@
 //! Every refusal: its status and its envelope in each dialect.
 
+use std::sync::Arc;
+
 use axum::body::Body;
+use falaj_server::{Facts, Registry};
 use serde_json::{Value, json};
 
-use crate::fixture::{AUTH, api, chat};
+use crate::fixture::{AUTH, Api, api, chat};
 
 #[tokio::test]
 async fn without_a_key_nothing_is_served() {
@@ -37,6 +40,8 @@ async fn wrong_fields_are_422_with_detail_or_400_with_param() {
             {"type": "float_type", "loc": ["body", "temperature"], "msg": "Input should be a valid number", "input": "hot"},
         ])
     );
+    // OpenAI's client shows nothing but `message`.
+    assert!(mistral.json()["message"].as_str().is_some_and(|message| message.contains("temperature")));
     let openai = api.post("/openai/v1/chat/completions", body).await;
     assert_eq!(openai.status, 400);
     let error = &openai.json()["error"];
@@ -127,4 +132,51 @@ async fn every_answer_has_a_request_id() {
     }
     let error: Value = api.get("/nothing").await.json();
     assert!(error["request_id"].is_string());
+}
+
+/// Panics when it is asked what there is, as a bug might.
+struct Broken;
+
+impl falaj_server::Loader for Broken {
+    fn list(&self) -> Vec<falaj_server::Facts> {
+        panic!("a bug")
+    }
+
+    fn load(&self, _: &str) -> Result<Option<falaj_server::Served>, falaj_server::LoadError> {
+        Ok(None)
+    }
+}
+
+#[tokio::test]
+async fn a_bug_in_a_handler_is_500_and_the_server_goes_on() {
+    let api = Api::over(Registry::new().with_loader(Arc::new(Broken)));
+    let reply = api.get("/openai/v1/models").await;
+    assert_eq!((reply.status.as_u16(), &reply.json()["error"]["type"]), (500, &json!("server_error")));
+    assert!(reply.headers.contains_key("x-request-id"));
+    assert_eq!(api.get("/health").await.status, 200);
+}
+
+/// Knows one model, which cannot be loaded, and counts the attempts.
+struct Cold(Facts);
+
+impl falaj_server::Loader for Cold {
+    fn list(&self) -> Vec<Facts> {
+        vec![self.0.clone()]
+    }
+
+    fn load(&self, _: &str) -> Result<Option<falaj_server::Served>, falaj_server::LoadError> {
+        Err(falaj_server::LoadError { reason: "the file is cut short".into() })
+    }
+}
+
+#[tokio::test]
+async fn a_model_that_cannot_be_loaded_is_503_with_the_cause() {
+    let facts = api().app.registry().list().remove(0);
+    let api =
+        Api::over(Registry::new().with_loader(Arc::new(Cold(Facts { id: "cold".into(), aliases: vec![], ..facts }))));
+    assert_eq!(api.get("/v1/models/cold").await.json()["id"], "cold");
+    let reply = api.post("/v1/chat/completions", chat(json!({"model": "cold"}))).await;
+    assert_eq!(reply.status, 503);
+    assert!(reply.json()["message"].as_str().is_some_and(|message| message.contains("the file is cut short")));
+    assert_eq!(api.post("/v1/chat/completions", chat(json!({"model": "nobody"}))).await.status, 400);
 }

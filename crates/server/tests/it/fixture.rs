@@ -41,13 +41,22 @@ pub fn engine(options: EngineOptions) -> Engine {
 
 impl Api {
     pub fn new(settings: Settings, engine: Engine) -> Self {
-        let settings =
-            Settings { keys: vec![Key::from_secret("other", "x"), Key::from_secret("test", KEY)], ..settings };
         let registry = Registry::new();
         let text = text();
         let facts =
             Facts { aliases: vec!["org/tiny-alias".into()], ..Facts::of(MODEL, &text, engine.context_tokens()) };
         registry.insert(Served::new(facts, text, engine));
+        Self::with(settings, registry)
+    }
+
+    /// With other models than the tiny one.
+    pub fn over(registry: Registry) -> Self {
+        Self::with(Settings::default(), registry)
+    }
+
+    fn with(settings: Settings, registry: Registry) -> Self {
+        let settings =
+            Settings { keys: vec![Key::from_secret("other", "x"), Key::from_secret("test", KEY)], ..settings };
         let app = App::new(settings, registry);
         Self { router: app.router(), app }
     }

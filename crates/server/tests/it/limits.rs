@@ -64,3 +64,36 @@ async fn hostile_numbers_are_refused() {
     let huge = chat(json!({"max_tokens": u32::MAX, "logit_bias": {"4000000000": 1}, "stop": "\u{0}"}));
     assert!(api.post("/v1/chat/completions", huge).await.status.as_u16() < 500);
 }
+
+#[tokio::test]
+async fn bodies_together_are_bounded_and_give_their_memory_back() {
+    let engine = engine(EngineOptions { threads: 1, ..EngineOptions::default() });
+    let settings = Settings { body_limit_bytes: 8 << 10, bodies_limit_bytes: 8 << 10, ..Settings::default() };
+    let api = Api::new(settings, engine);
+    let large = |api: &Api| {
+        let mut body = chat(json!({})).to_string();
+        body.push_str(&" ".repeat((8 << 10) - body.len()));
+        let request = axum::http::Request::post("/v1/chat/completions").header(AUTH.0, AUTH.1);
+        let router = api.app.router();
+        (request, body, router)
+    };
+    // A body that has come half-way holds its memory while others knock.
+    let (sender, receiver) = tokio::sync::mpsc::channel::<Result<axum::body::Bytes, std::io::Error>>(1);
+    let (request, body, router) = large(&api);
+    let stream =
+        futures_util::stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) });
+    let request = request.body(axum::body::Body::from_stream(stream)).expect("a request");
+    let slow = tokio::spawn(tower::ServiceExt::oneshot(router, request));
+    sender.send(Ok(body.clone().into())).await.expect("the server reads");
+    while sender.capacity() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let mut refused = api.request("POST", "/v1/chat/completions", &[AUTH], body.clone()).await;
+    while refused.status == 200 {
+        refused = api.request("POST", "/v1/chat/completions", &[AUTH], body.clone()).await;
+    }
+    assert_eq!((refused.status.as_u16(), &refused.json()["code"]), (503, &json!("busy")));
+    drop(sender);
+    assert_eq!(slow.await.expect("no panic").expect("an answer").status(), 200);
+    assert_eq!(api.request("POST", "/v1/chat/completions", &[AUTH], body).await.status, 200);
+}

@@ -1,7 +1,7 @@
 //! What touches the machine: aligned and mapped buffers, the thread pool, and the SIMD operations of a decoder.
 //! All `unsafe` of the project lives here. It knows block formats, not files; rows of numbers, not models.
 //!
-//! Every operation is written once over [`simd::Simd`], whose scalar implementation is the specification: the same
+//! Every operation is written once over `simd::Simd`, whose scalar implementation is the specification: the same
 //! lanes, the same fused multiply-adds, the same tree. So a result has the same bits on every ISA, for every number of
 //! threads and for every number of rows in the batch. Start at [`Ops`].
 

@@ -44,6 +44,8 @@ pub(crate) trait Simd: Copy {
     fn load_f32_bytes(self, from: &[u8; 64]) -> Self::F;
     fn load_f16_bytes(self, from: &[u8; 32]) -> Self::F;
     fn load_bf16_bytes(self, from: &[u8; 32]) -> Self::F;
+    /// Each f16 in eight lanes.
+    fn spread_f16(self, low: u16, high: u16) -> Self::F;
     /// One f16.
     fn half(self, bits: u16) -> f32;
 

@@ -24,10 +24,10 @@ trait Blocks {
     /// Whole groups, and the bytes of the single block after them where there is one.
     fn groups(row: &[u8]) -> (&[Self::Group], &[u8]);
     fn bytes(group: &mut Self::Group) -> &mut [u8];
-    /// Scales of the group in order, then minima if any. What is not there is 0.
+    /// Scales of the group in order, then minima if any; nothing where `pair_scales` reads the group itself.
     fn scales<S: Simd>(s: S, group: &Self::Group) -> [f32; 16];
     /// The lanes' scales of pair j.
-    fn pair_scales<S: Simd>(s: S, scales: &[f32; 16], j: usize) -> S::F;
+    fn pair_scales<S: Simd>(s: S, group: &Self::Group, scales: &[f32; 16], j: usize) -> S::F;
     /// The values of pair j as bytes.
     fn pair<S: Simd>(s: S, group: &Self::Group, j: usize) -> S::B;
 }
@@ -94,7 +94,7 @@ fn add_group<Q: Blocks, S: Simd, const M: usize, const N: usize>(
         let mut weight_scales = [s.splat(0.0); N];
         for n in 0..N {
             weights[n] = Q::pair(s, w[n], j);
-            weight_scales[n] = Q::pair_scales(s, &scales[n], j);
+            weight_scales[n] = Q::pair_scales(s, w[n], &scales[n], j);
         }
         let pair = g * Q::PAIRS + j;
         for i in 0..M {
@@ -151,15 +151,12 @@ impl Blocks for Q8_0 {
         group
     }
     #[inline(always)]
-    fn scales<S: Simd>(s: S, group: &Self::Group) -> [f32; 16] {
-        let mut scales = [0.0; 16];
-        scales[0] = s.half(half_at(group, 0));
-        scales[1] = s.half(half_at(group, 34));
-        scales
+    fn scales<S: Simd>(_: S, _: &Self::Group) -> [f32; 16] {
+        [0.0; 16]
     }
     #[inline(always)]
-    fn pair_scales<S: Simd>(s: S, scales: &[f32; 16], _: usize) -> S::F {
-        s.spread_2(floats(scales, 0))
+    fn pair_scales<S: Simd>(s: S, group: &Self::Group, _: &[f32; 16], _: usize) -> S::F {
+        s.spread_f16(half_at(group, 0), half_at(group, 34))
     }
     #[inline(always)]
     fn pair<S: Simd>(s: S, group: &Self::Group, _: usize) -> S::B {
@@ -183,15 +180,12 @@ impl Blocks for Q4_0 {
         group
     }
     #[inline(always)]
-    fn scales<S: Simd>(s: S, group: &Self::Group) -> [f32; 16] {
-        let mut scales = [0.0; 16];
-        scales[0] = s.half(half_at(group, 0));
-        scales[1] = s.half(half_at(group, 18));
-        scales
+    fn scales<S: Simd>(_: S, _: &Self::Group) -> [f32; 16] {
+        [0.0; 16]
     }
     #[inline(always)]
-    fn pair_scales<S: Simd>(s: S, scales: &[f32; 16], _: usize) -> S::F {
-        s.spread_2(floats(scales, 0))
+    fn pair_scales<S: Simd>(s: S, group: &Self::Group, _: &[f32; 16], _: usize) -> S::F {
+        s.spread_f16(half_at(group, 0), half_at(group, 18))
     }
     #[inline(always)]
     fn pair<S: Simd>(s: S, group: &Self::Group, _: usize) -> S::B {
@@ -219,7 +213,7 @@ impl Blocks for Q4_K {
         k_scales(s, half_at(group, 0), half_at(group, 2), array(group, 4))
     }
     #[inline(always)]
-    fn pair_scales<S: Simd>(s: S, scales: &[f32; 16], j: usize) -> S::F {
+    fn pair_scales<S: Simd>(s: S, _: &Self::Group, scales: &[f32; 16], j: usize) -> S::F {
         s.spread_2(floats(scales, 2 * j))
     }
     #[inline(always)]
@@ -249,7 +243,7 @@ impl Blocks for Q5_K {
         k_scales(s, half_at(group, 0), half_at(group, 2), array(group, 4))
     }
     #[inline(always)]
-    fn pair_scales<S: Simd>(s: S, scales: &[f32; 16], j: usize) -> S::F {
+    fn pair_scales<S: Simd>(s: S, _: &Self::Group, scales: &[f32; 16], j: usize) -> S::F {
         s.spread_2(floats(scales, 2 * j))
     }
     #[inline(always)]
@@ -285,7 +279,7 @@ impl Blocks for Q6_K {
         scales
     }
     #[inline(always)]
-    fn pair_scales<S: Simd>(s: S, scales: &[f32; 16], j: usize) -> S::F {
+    fn pair_scales<S: Simd>(s: S, _: &Self::Group, scales: &[f32; 16], j: usize) -> S::F {
         s.spread_4(floats(scales, 4 * j))
     }
     #[inline(always)]

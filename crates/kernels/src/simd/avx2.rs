@@ -103,8 +103,12 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    fn spread_f16(self, low: u16, high: u16) -> F {
+        self.spread_2(&[self.half(low), self.half(high)])
+    }
+    #[inline(always)]
     fn half(self, bits: u16) -> f32 {
-        unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits)))) }
+        unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_set1_epi16(bits.cast_signed()))) }
     }
 
     #[inline(always)]

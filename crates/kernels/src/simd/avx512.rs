@@ -83,8 +83,15 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    fn spread_f16(self, low: u16, high: u16) -> __m512 {
+        unsafe {
+            let (low, high) = (_mm_set1_epi16(low.cast_signed()), _mm_set1_epi16(high.cast_signed()));
+            _mm512_cvtph_ps(_mm256_set_m128i(high, low))
+        }
+    }
+    #[inline(always)]
     fn half(self, bits: u16) -> f32 {
-        unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits)))) }
+        unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_set1_epi16(bits.cast_signed()))) }
     }
 
     #[inline(always)]

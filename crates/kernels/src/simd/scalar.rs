@@ -67,6 +67,10 @@ impl Simd for Scalar {
         each(|i| bf16_to_f32(u16::from_le_bytes([from[2 * i], from[2 * i + 1]])))
     }
     #[inline(always)]
+    fn spread_f16(self, low: u16, high: u16) -> [f32; 16] {
+        self.spread_2(&[f16_to_f32(low), f16_to_f32(high)])
+    }
+    #[inline(always)]
     fn half(self, bits: u16) -> f32 {
         f16_to_f32(bits)
     }

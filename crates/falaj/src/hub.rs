@@ -67,8 +67,9 @@ impl Hub {
             .tls_config(tls.build())
             .user_agent(concat!("falaj/", env!("CARGO_PKG_VERSION")))
             .http_status_as_error(false)
-            // A redirect to the hub's storage carries its own signature; the token stays with the hub.
-            .redirect_auth_headers(ureq::config::RedirectAuthHeaders::SameHost)
+            // `follow` does it: the client would compare hosts only, and the token must not reach another port either.
+            .max_redirects(0)
+            .max_redirects_will_error(false)
             .timeout_connect(Some(Duration::from_secs(20)))
             .timeout_recv_response(Some(Duration::from_secs(60)))
             .timeout_per_read(Some(Duration::from_secs(60)))
@@ -89,7 +90,7 @@ impl Hub {
     pub fn list(&self, repository: &Repository, revision: &str) -> Outcome<Listing> {
         let url =
             format!("{}/api/models/{}/revision/{}?blobs=true", self.endpoint, repository.name, escape(revision, true));
-        let mut response = self.get(&url, None)?;
+        let mut response = self.get(&url)?;
         self.expect_success(&response, &repository.name)?;
         let body = response.body_mut().with_config().limit(LISTING_LIMIT_BYTES).read_to_vec();
         let body = body.map_err(|error| self.unreachable(&error))?;
@@ -122,8 +123,7 @@ impl Hub {
     /// Size and digest from the headers, without following the redirect to storage, which knows neither.
     fn probe(&self, repository: &Repository, commit: &str, path: String) -> Outcome<RemoteFile> {
         let url = self.file_url(repository, commit, &path);
-        let request = self.agent.head(&url).config().max_redirects(0).max_redirects_will_error(false).build();
-        let response = self.authorised(request).call().map_err(|error| self.unreachable(&error))?;
+        let response = self.authorised(self.agent.head(&url), &url).call().map_err(|error| self.unreachable(&error))?;
         let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
         let size = header("x-linked-size").or_else(|| header("content-length")).and_then(|size| size.parse().ok());
         let size_bytes = size.ok_or_else(|| self.bad_answer(&format!("no size for `{path}`")))?;
@@ -141,22 +141,35 @@ impl Hub {
         format!("{}/{}/resolve/{commit}/{}", self.endpoint, repository.name, escape(path, false))
     }
 
-    fn get(&self, url: &str, from_byte: Option<u64>) -> Outcome<http::Response<Body>> {
-        self.try_get(url, from_byte).map_err(|error| self.unreachable(&error))
+    fn get(&self, url: &str) -> Outcome<http::Response<Body>> {
+        self.follow(url, 0).map_err(|error| self.unreachable(&error))
     }
 
-    fn try_get(&self, url: &str, from_byte: Option<u64>) -> Result<http::Response<Body>, ureq::Error> {
-        let mut request = self.authorised(self.agent.get(url));
-        if let Some(start) = from_byte.filter(|&start| start > 0) {
-            request = request.header("range", format!("bytes={start}-"));
+    /// GET from `from_byte` on, through redirects. The token goes to the hub's own origin only: addresses of its storage
+    /// carry their own signature.
+    fn follow(&self, url: &str, from_byte: u64) -> Result<http::Response<Body>, ureq::Error> {
+        let mut url = url.to_owned();
+        for _ in 0..=MOST_REDIRECTS {
+            let mut request = self.authorised(self.agent.get(&url), &url);
+            if from_byte > 0 {
+                request = request.header("range", format!("bytes={from_byte}-"));
+            }
+            let response = request.call()?;
+            let location = response.headers().get("location").and_then(|value| value.to_str().ok());
+            match location.filter(|_| response.status().is_redirection()) {
+                Some(location) => url = redirected(&url, location).ok_or(ureq::Error::RedirectFailed)?,
+                None => return Ok(response),
+            }
         }
-        request.call()
+        Err(ureq::Error::TooManyRedirects)
     }
 
-    fn authorised<B>(&self, request: ureq::RequestBuilder<B>) -> ureq::RequestBuilder<B> {
+    fn authorised<B>(&self, request: ureq::RequestBuilder<B>, url: &str) -> ureq::RequestBuilder<B> {
         match &self.token {
-            Some(token) => request.header("authorization", format!("Bearer {token}")),
-            None => request,
+            Some(token) if origin(url) == origin(&self.endpoint) => {
+                request.header("authorization", format!("Bearer {token}"))
+            }
+            _ => request,
         }
     }
 
@@ -251,6 +264,25 @@ fn escape(text: &str, slash: bool) -> String {
     out
 }
 
+/// Scheme, host and port, as written.
+fn origin(url: &str) -> &str {
+    let host = url.find("://").map_or(0, |at| at + 3);
+    let end = url[host..].find(['/', '?', '#']).map_or(url.len(), |at| host + at);
+    &url[..end]
+}
+
+/// Where a `Location` leads from `url`; nowhere when it leaves TLS or is neither an address nor a path.
+fn redirected(url: &str, location: &str) -> Option<String> {
+    if location.starts_with("https://") || (location.starts_with("http://") && url.starts_with("http://")) {
+        Some(location.to_owned())
+    } else if location.starts_with('/') && !location.starts_with("//") {
+        Some(format!("{}{location}", origin(url)))
+    } else {
+        None
+    }
+}
+
+const MOST_REDIRECTS: usize = 5;
 const LISTING_LIMIT_BYTES: u64 = 32 << 20;
 
 #[cfg(test)]
@@ -263,6 +295,19 @@ mod tests {
             assert!(!is_safe(path), "{path:?}");
         }
         assert!(is_safe("Q4/model.gguf"));
+    }
+
+    #[test]
+    fn redirects_stay_with_tls_and_tokens_with_their_origin() {
+        let hub = "https://hub.example/a/resolve/x";
+        assert_eq!(redirected(hub, "https://cdn.example/b?s=1").as_deref(), Some("https://cdn.example/b?s=1"));
+        assert_eq!(redirected(hub, "/api/cache/x").as_deref(), Some("https://hub.example/api/cache/x"));
+        for bad in ["http://cdn.example/b", "//cdn.example/b", "file:///etc/passwd", "x"] {
+            assert_eq!(redirected(hub, bad), None, "{bad}");
+        }
+        assert_ne!(origin("http://127.0.0.1:1/a"), origin("http://127.0.0.1:2/a"));
+        assert_ne!(origin("https://hub.example.evil/a"), origin("https://hub.example"));
+        assert_eq!(origin("https://hub.example?x"), "https://hub.example");
     }
 
     #[test]

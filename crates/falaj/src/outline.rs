@@ -15,6 +15,8 @@ pub struct Outline {
     /// What makes tokens, such as `gpt2 (in the GGUF)` or `tokenizer.json`.
     pub tokenizer: Option<String>,
     pub template: Option<Template>,
+    /// What its makers suggest, in `generation_config.json`.
+    pub temperature: Option<f32>,
 }
 
 #[derive(Debug)]
@@ -26,7 +28,8 @@ pub struct Template {
 
 impl Outline {
     pub fn of_builtin() -> Outcome<Self> {
-        Ok(Self::of_gguf(&Gguf::parse(builtin::GGUF)?))
+        // A model this small keeps to the point only when it takes the most likely word.
+        Ok(Self { temperature: Some(0.0), ..Self::of_gguf(&Gguf::parse(builtin::GGUF)?) })
     }
 
     pub fn of_layout(layout: &Layout) -> Outcome<Self> {
@@ -46,7 +49,11 @@ impl Outline {
             let knows_tools = text.contains("tools") || text.contains("[TOOL_CALLS]");
             Some(Template { place: (*name).to_owned(), knows_tools })
         });
-        Ok(Self { config, tokenizer, template })
+        let generation = std::fs::read(dir.join("generation_config.json")).ok();
+        let generation = generation.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
+        let temperature = generation.and_then(|value| value.get("temperature")?.as_f64());
+        let temperature = temperature.map(|value| value as f32).filter(|value| (0.0..=2.0).contains(value));
+        Ok(Self { config, tokenizer, template, temperature })
     }
 
     fn of_gguf(gguf: &Gguf) -> Self {
@@ -58,7 +65,8 @@ impl Outline {
         let template = gguf.str("tokenizer.chat_template").ok();
         let template =
             template.map(|text| Template { place: "in the GGUF".to_owned(), knows_tools: text.contains("tools") });
-        Self { config: Config::from_gguf(gguf).map_err(|error| error.to_string()), tokenizer, template }
+        let config = Config::from_gguf(gguf).map_err(|error| error.to_string());
+        Self { config, tokenizer, template, temperature: None }
     }
 }
 

@@ -85,6 +85,7 @@ pub fn load(config: &Config, place: &Place) -> Outcome<Served> {
         description: card.description,
         owned_by: card.owned_by,
         created_s: card.created_s,
+        default_temperature: card.default_temperature,
         ..Facts::of(id, &text, engine.context_tokens())
     };
     Ok(Served::new(facts, text, engine))
@@ -132,7 +133,7 @@ fn facts(manifest: &Manifest, outline: &Outline) -> Facts {
         owned_by: "falaj".to_owned(),
         created_s: manifest.created,
         context_tokens: outline.config.as_ref().map_or(0, |config| config.context_tokens),
-        default_temperature: None,
+        default_temperature: outline.temperature,
         chat: outline.template.is_some(),
         tools: outline.template.as_ref().is_some_and(|template| template.knows_tools),
         fill_in_the_middle: false,

@@ -58,7 +58,7 @@ impl Hub {
         part: &mut Part,
         progress: &mut dyn FnMut(u64),
     ) -> Result<(), Stop> {
-        let mut response = self.try_get(url, Some(part.len)).map_err(|error| Stop::Cut(error.to_string()))?;
+        let mut response = self.follow(url, part.len).map_err(|error| Stop::Cut(error.to_string()))?;
         part.asked = true;
         let status = response.status().as_u16();
         match status {

@@ -1,0 +1,65 @@
+//! `falaj config show`: each value and where it came from.
+
+use crate::site::Site;
+use std::fs;
+
+#[test]
+fn a_flag_beats_the_environment_which_beats_the_file() {
+    let site = Site::new("config");
+    fs::write(site.path("f.toml"), "log = \"error\"\n\n[server]\nlisten = \"127.0.0.1:7001\"\n[engine]\nthreads = 5\n")
+        .unwrap();
+    let show = |env: &[(&str, &str)], args: &[&str]| {
+        let args: Vec<&str> = ["config", "show", "--json", "--config", "f.toml"].iter().chain(args).copied().collect();
+        site.falaj_with(env, &args).ok().json()
+    };
+    let shown = show(&[("FALAJ_LISTEN", "127.0.0.1:7002")], &["--threads", "7"]);
+    assert_eq!(shown["log"]["from"], "f.toml:1");
+    assert_eq!(shown["server.listen"]["value"], "127.0.0.1:7002");
+    assert_eq!(shown["server.listen"]["from"], "env FALAJ_LISTEN");
+    assert_eq!(shown["engine.threads"]["value"], "7");
+    assert_eq!(shown["engine.threads"]["from"], "flag --threads");
+    assert_eq!(shown["engine.isa"]["from"], "default");
+    assert_eq!(shown["data"]["from"], "env FALAJ_DATA");
+
+    let table = site.falaj(&["config", "show", "--config", "f.toml"]).ok().out;
+    assert!(table.contains("f.toml:4"), "{table}");
+}
+
+#[test]
+fn the_file_is_found_in_its_usual_place() {
+    let site = Site::new("config-home");
+    fs::create_dir_all(site.path(".config/falaj")).unwrap();
+    fs::write(site.path(".config/falaj/falaj.toml"), "[hub]\nendpoint = \"https://hub.example.org\"\n").unwrap();
+    let shown = site.falaj(&["config", "show", "--json"]).ok().json();
+    assert_eq!(shown["hub.endpoint"]["value"], "https://hub.example.org");
+    let shown = site.falaj_with(&[("HF_ENDPOINT", "http://mirror")], &["config", "show", "--json"]).ok().json();
+    assert_eq!(shown["hub.endpoint"]["from"], "env HF_ENDPOINT");
+}
+
+#[test]
+fn mistakes_name_the_line_and_the_neighbour() {
+    let site = Site::new("config-wrong");
+    let try_file = |text: &str| {
+        fs::write(site.path("f.toml"), text).unwrap();
+        site.falaj(&["config", "show", "--config", "f.toml"])
+    };
+    try_file("[server]\n\nlisen = \"127.0.0.1:1\"\n")
+        .fails(2, &["f.toml:3", "`server.lisen`", "did you mean `server.listen`?"]);
+    try_file("[engine]\nmax_sequences = -1\n").fails(2, &["f.toml:2", "`engine.max_sequences` cannot be `-1`"]);
+    try_file("[engine]\nthreads = true\n").fails(2, &["f.toml:2", "boolean"]);
+    try_file("[engine\n").fails(2, &["f.toml:1"]);
+    site.falaj(&["config", "show", "--config", "missing.toml"]).fails(2, &["missing.toml"]);
+    site.falaj_with(&[("FALAJ_ISA", "mmx")], &["config", "show"]).fails(2, &["env FALAJ_ISA", "`scalar`"]);
+}
+
+#[test]
+fn doctor_knows_the_machine() {
+    let site = Site::new("doctor");
+    let found = site.falaj(&["doctor", "--quick", "--json"]).ok().json();
+    assert!(found["usable_cores"].as_u64().unwrap() >= 1);
+    assert!(found["memory_bytes"].as_u64().unwrap() > 0);
+    assert!(found["parameters_that_fit"]["Q8_0"].as_u64().unwrap() > 0);
+    assert!(found["isa_available"].as_array().unwrap().iter().any(|isa| isa == "scalar"));
+    let told = site.falaj(&["doctor", "--quick", "--lang", "ar"]).ok().out;
+    assert!(told.contains("المعالج"), "{told}");
+}

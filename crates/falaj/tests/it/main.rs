@@ -1,0 +1,11 @@
+//! The real executable, as people and programs use it. `site.rs` runs it in a folder of its own; `stand_in.rs` is a model
+//! hub on the loopback.
+
+mod chat;
+mod config;
+mod models;
+mod pull;
+mod run;
+mod site;
+mod stand_in;
+mod up;

@@ -1,0 +1,85 @@
+//! `falaj model import | list | inspect | verify | remove`.
+
+use crate::site::{Site, TINY_CONFIG, tiny_gguf, tiny_safetensors};
+use std::fs;
+
+#[test]
+fn a_model_comes_is_seen_and_goes() {
+    let site = Site::new("models");
+    let listed = site.falaj(&["model", "list"]).ok();
+    assert!(listed.out.starts_with("falaj-seed"));
+    assert!(!site.data().exists(), "looking writes nothing");
+
+    fs::write(site.path("Tiny Model.gguf"), tiny_gguf()).unwrap();
+    site.falaj(&["model", "import", "Tiny Model.gguf"]).ok();
+    let listed = site.falaj(&["model", "list", "--json"]).ok().json();
+    assert_eq!(listed["models"][1]["name"], "Tiny-Model");
+    assert_eq!(listed["models"][1]["format"], "gguf");
+
+    let shown = site.falaj(&["model", "inspect", "Tiny-Model", "--json"]).ok().json();
+    assert_eq!(shown["shape"]["layers"], 2);
+    assert_eq!(shown["shape"]["context_tokens"], 128);
+    assert_eq!(shown["dtypes"]["F32"], shown["parameters"]);
+    assert_eq!(shown["files"][0]["sha256"].as_str().unwrap().len(), 64);
+    let table = site.falaj(&["model", "inspect", "Tiny-Model"]).ok().out;
+    assert!(table.contains("2 layers of 64"), "{table}");
+    let by_path = site.falaj(&["model", "inspect", "./Tiny Model.gguf", "--json"]).ok().json();
+    assert_eq!(by_path["digest"], shown["digest"]);
+
+    site.falaj(&["model", "import", "Tiny Model.gguf"]).fails(1, &["already a model `Tiny-Model`"]);
+    site.falaj(&["model", "remove", "Tiny-Model"]).ok();
+    site.falaj(&["model", "remove", "Tiny-Model"]).fails(1, &["no model is called", "falaj model list"]);
+    assert!(site.path("Tiny Model.gguf").exists(), "the source stays");
+}
+
+#[test]
+fn a_changed_byte_is_found() {
+    let site = Site::new("models-tampered");
+    fs::write(site.path("tiny.gguf"), tiny_gguf()).unwrap();
+    site.falaj(&["model", "import", "tiny.gguf"]).ok();
+    site.falaj(&["model", "verify", "tiny"]).ok();
+
+    let path = fs::read_dir(site.data().join("models/tiny")).unwrap().map(|entry| entry.unwrap().path());
+    let path = path.into_iter().find(|path| path.extension().is_some_and(|e| e == "gguf")).unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&path, bytes).unwrap();
+
+    site.falaj(&["model", "verify", "tiny"]).fails(1, &["tiny.gguf", "SHA-256", "next:"]);
+    let ran = site.falaj(&["model", "verify", "--json"]).fails(1, &[]);
+    assert_eq!(ran.json()["models"][0]["ok"], true, "the built-in one is sound");
+    assert_eq!(ran.json()["models"][1]["ok"], false);
+    site.falaj(&["run", "tiny", "Hi"]).fails(1, &["not what was vouched for"]);
+}
+
+#[test]
+fn folders_of_safetensors_are_models_and_pickles_are_not() {
+    let site = Site::new("models-folder");
+    let dir = site.path("hf");
+    fs::create_dir_all(&dir).unwrap();
+    fs::write(dir.join("config.json"), TINY_CONFIG).unwrap();
+    fs::write(dir.join("pytorch_model.bin"), "pickle").unwrap();
+    site.falaj(&["model", "import", "hf"]).fails(1, &["pickle"]);
+    fs::write(dir.join("model.safetensors"), tiny_safetensors()).unwrap();
+    site.falaj(&["model", "import", "hf", "--name", "lab/tiny"]).ok();
+    let shown = site.falaj(&["model", "inspect", "lab/tiny", "--json"]).ok().json();
+    assert_eq!(shown["architecture"], "LlamaForCausalLM");
+    assert_eq!(shown["shape"]["heads"], 4);
+    let names: Vec<_> = shown["files"].as_array().unwrap().iter().map(|file| file["path"].clone()).collect();
+    assert_eq!(names, ["config.json", "model.safetensors"]);
+}
+
+#[test]
+fn names_and_places_that_cannot_be_are_refused() {
+    let site = Site::new("models-wrong");
+    fs::write(site.path("tiny.gguf"), tiny_gguf()).unwrap();
+    site.falaj(&["model", "import", "tiny.gguf", "--name", "../x"]).fails(1, &["no model name"]);
+    site.falaj(&["model", "import", "tiny.gguf", "--name", "falaj-seed"]).fails(2, &["built in", "--name"]);
+    site.falaj(&["model", "remove", "falaj-seed"]).fails(2, &["built in"]);
+    site.falaj(&["model", "import", "nowhere.gguf"]).fails(1, &["nowhere.gguf"]);
+    site.falaj(&["model", "inspect", "nowhere"]).fails(1, &["no model is called"]);
+    site.falaj(&["model", "verify", "nowhere"]).fails(1, &["no model is called"]);
+    fs::write(site.path("lying.gguf"), &tiny_gguf()[..2000]).unwrap();
+    site.falaj(&["model", "import", "lying.gguf"]).fails(1, &["fetch it again"]);
+    assert_eq!(fs::read_dir(site.data().join("models")).unwrap().count(), 0, "nothing is left behind");
+}

@@ -67,7 +67,7 @@ impl Engine {
         let cache = KvCache::new(model.config(), KvFormat::F16, pages)?;
         let workspace = Workspace::new(&model, Pool::new(options.threads), max_rows, options.max_sequences + 1)?;
         let scheduler = Scheduler {
-            sampler: Sampler::new(model.vocab_size()),
+            sampler: Sampler::new(model.vocab_size(), *model.ops()),
             mask: TokenMask::new(model.vocab_size()),
             shared: Arc::clone(&shared),
             workspace,

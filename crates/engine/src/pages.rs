@@ -47,7 +47,7 @@ impl Pages {
         Self {
             free: (0..count as Page).rev().collect(),
             pages: vec![Info::default(); count],
-            known: HashMap::with_capacity(if prefix_cache { count } else { 0 }),
+            known: HashMap::with_capacity(if prefix_cache { count.min(1 << 16) } else { 0 }),
             idle: BTreeMap::new(),
             clock: 0,
             serials: 0,

@@ -4,12 +4,16 @@
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
+use falaj_kernels::Ops;
+
 use crate::request::{Sampling, TokenLogprob, TokenMask};
 
 /// Buffers for drawing tokens of one vocabulary.
 pub struct Sampler {
-    /// (logit, token), as filled and ordered by the last draw.
+    ops: Ops,
+    /// (logit or probability, token), as filled and ordered by the last draw.
     candidates: Vec<(f32, u32)>,
+    probabilities: Vec<f32>,
 }
 
 /// What came out of one draw.
@@ -62,81 +66,93 @@ impl Seen {
 }
 
 impl Sampler {
-    pub fn new(vocab_size: usize) -> Self {
-        Self { candidates: Vec::with_capacity(vocab_size) }
+    pub fn new(vocab_size: usize, ops: Ops) -> Self {
+        Self { ops, candidates: Vec::with_capacity(vocab_size), probabilities: Vec::with_capacity(vocab_size) }
     }
 
     /// Draws one token; `logits` (V) are changed by penalties and masks.
     pub fn draw(&mut self, logits: &mut [f32], draw: &Draw) -> Drawn {
-        if logits.iter().any(|logit| logit.is_nan() || *logit == f32::INFINITY) {
+        penalise(logits, draw.sampling, draw.seen);
+        // Without a branch per value, for this runs over the whole vocabulary. NaN and +∞ are not below +∞.
+        if logits
+            .iter()
+            .fold(false, |bad, logit| bad | !matches!(logit.partial_cmp(&f32::INFINITY), Some(Ordering::Less)))
+        {
             return Drawn::NotANumber;
         }
-        penalise(logits, draw.sampling, draw.seen);
         mask(logits, draw);
-        let Some((best, max)) = most_likely(logits) else { return Drawn::Nothing };
-        if !max.is_finite() {
-            return Drawn::NotANumber;
+        let best = self.ops.argmax(logits);
+        if logits.get(best).is_none_or(|logit| *logit == f32::NEG_INFINITY) {
+            return Drawn::Nothing;
         }
         let token = match draw.sampling.temperature {
-            temperature if temperature > 0.0 => self.random(logits, max, draw),
-            _ => best,
+            temperature if temperature > 0.0 => self.random(logits, best, draw),
+            _ => best as u32,
         };
-        let logprob = draw.logprobs.map(|count| self.logprob(logits, max, token, usize::from(count)));
+        let logprob = draw.logprobs.map(|count| self.logprob(logits, best, token, usize::from(count)));
         Drawn::Token { token, logprob }
     }
 
-    fn random(&mut self, logits: &[f32], max: f32, draw: &Draw) -> u32 {
+    fn random(&mut self, logits: &[f32], best: usize, draw: &Draw) -> u32 {
         let Sampling { temperature, top_k, top_p, min_p, seed, .. } = *draw.sampling;
-        // In place of the probability p: w = p / p_max, so that nothing overflows and min-p compares directly.
-        let weight = |logit: f32| falaj_kernels::exp((logit - max) / temperature);
         let top_k = top_k.map_or(usize::MAX, |k| k as usize);
-        self.candidates.clear();
-        let present = logits.iter().enumerate().filter(|(_, logit)| **logit > f32::NEG_INFINITY);
-        self.candidates.extend(present.map(|(token, logit)| (*logit, token as u32)));
-
+        self.list(logits);
         if top_k > 0 && top_k < self.candidates.len() {
             order_first(&mut self.candidates, top_k);
             self.candidates.truncate(top_k);
         }
-        for candidate in &mut self.candidates {
-            candidate.0 = weight(candidate.0);
+        // From the largest down, so that a tiny temperature gives 0 and not infinity.
+        let max = logits[best];
+        self.probabilities.clear();
+        self.probabilities.extend(self.candidates.iter().map(|(logit, _)| (logit - max) / temperature));
+        self.ops.softmax(&mut self.probabilities);
+        for (candidate, probability) in self.candidates.iter_mut().zip(&self.probabilities) {
+            candidate.0 = *probability;
         }
+        let most = self.probabilities.iter().fold(0.0, |most: f32, probability| most.max(*probability));
         if top_p < 1.0 {
             let total: f64 = self.candidates.iter().map(|candidate| f64::from(candidate.0)).sum();
             let kept = nucleus(&mut self.candidates, f64::from(top_p) * total);
             self.candidates.truncate(kept);
         }
         if min_p > 0.0 {
-            // The most likely token has weight 1 and stays.
-            self.candidates.retain(|candidate| candidate.0 >= min_p.min(1.0));
+            let least = min_p.min(1.0) * most;
+            self.candidates.retain(|candidate| candidate.0 >= least);
         }
 
         let total: f64 = self.candidates.iter().map(|candidate| f64::from(candidate.0)).sum();
         let target = uniform(seed, draw.position) * total;
-        let mut sum = 0.0;
-        let mut last = None;
-        for &(weight, token) in self.candidates.iter().filter(|candidate| candidate.0 > 0.0) {
-            sum += f64::from(weight);
-            last = Some(token);
+        let (mut sum, mut drawn) = (0.0, best as u32);
+        for &(probability, token) in self.candidates.iter().filter(|candidate| candidate.0 > 0.0) {
+            sum += f64::from(probability);
+            drawn = token;
             if sum > target {
                 break;
             }
         }
-        last.expect("the most likely token has weight 1")
+        drawn
     }
 
-    fn logprob(&mut self, logits: &[f32], max: f32, token: u32, count: usize) -> TokenLogprob {
-        let sum: f64 = logits.iter().map(|logit| f64::from(falaj_kernels::exp(logit - max))).sum();
-        let log_sum = max + falaj_kernels::ln(sum as f32);
-        self.candidates.clear();
-        let present = logits.iter().enumerate().filter(|(_, logit)| **logit > f32::NEG_INFINITY);
-        self.candidates.extend(present.map(|(token, logit)| (*logit, token as u32)));
+    fn logprob(&mut self, logits: &[f32], best: usize, token: u32, count: usize) -> TokenLogprob {
+        self.probabilities.clear();
+        self.probabilities.extend_from_slice(logits);
+        self.ops.softmax(&mut self.probabilities);
+        // ln Σ e^l = l_best − ln p_best
+        let log_sum = logits[best] - falaj_kernels::ln(self.probabilities[best]);
+        self.list(logits);
         let count = count.min(self.candidates.len());
         order_first(&mut self.candidates, count);
         TokenLogprob {
             logprob: logits[token as usize] - log_sum,
             top: self.candidates[..count].iter().map(|(logit, token)| (*token, logit - log_sum)).collect(),
         }
+    }
+
+    /// Makes all tokens that are not masked candidates, with their logits.
+    fn list(&mut self, logits: &[f32]) {
+        self.candidates.clear();
+        let present = logits.iter().zip(0..).filter(|(logit, _)| **logit > f32::NEG_INFINITY);
+        self.candidates.extend(present.map(|(logit, token)| (*logit, token)));
     }
 }
 
@@ -171,20 +187,6 @@ fn mask(logits: &mut [f32], draw: &Draw) {
             *logit = f32::NEG_INFINITY;
         }
     }
-}
-
-/// The largest logit and its token, the lowest of equals; `None` where all are masked. A NaN that a bias brought is found too.
-fn most_likely(logits: &[f32]) -> Option<(u32, f32)> {
-    let mut best: Option<(u32, f32)> = None;
-    for (token, &logit) in logits.iter().enumerate() {
-        if logit.is_nan() {
-            return Some((token as u32, logit));
-        }
-        if logit > best.map_or(f32::NEG_INFINITY, |(_, most)| most) {
-            best = Some((token as u32, logit));
-        }
-    }
-    best
 }
 
 /// Puts the `count` most likely candidates first, in order.
@@ -245,7 +247,8 @@ mod tests {
 
     fn draw_with(sampling: &Sampling, seen: &Seen, position: u64, logprobs: Option<u8>) -> Drawn {
         let mut logits = LOGITS;
-        Sampler::new(6).draw(&mut logits, &Draw { sampling, seen, position, allowed: None, forbidden: &[], logprobs })
+        Sampler::new(6, Ops::best())
+            .draw(&mut logits, &Draw { sampling, seen, position, allowed: None, forbidden: &[], logprobs })
     }
 
     fn histogram(sampling: &Sampling) -> Vec<usize> {
@@ -318,7 +321,7 @@ mod tests {
         let sampling = Sampling { temperature: 1.0, ..Sampling::default() };
         let seen = Seen::default();
         let mut mask = TokenMask::new(6);
-        let mut sampler = Sampler::new(6);
+        let mut sampler = Sampler::new(6, Ops::best());
         let mut draw = |mask: &TokenMask, forbidden: &[u32], logits: [f32; 6]| {
             let allowed = Some(mask);
             let logprobs = None;
@@ -331,7 +334,9 @@ mod tests {
         mask.insert(5);
         assert_eq!(draw(&mask, &[], LOGITS), Drawn::Token { token: 5, logprob: None });
         assert_eq!(draw(&mask, &[5], LOGITS), Drawn::Nothing);
-        assert_eq!(draw(&mask, &[], [f32::NAN; 6]), Drawn::NotANumber);
+        for broken in [f32::NAN, f32::INFINITY] {
+            assert_eq!(draw(&mask, &[], [0.0, broken, 0.0, 0.0, 0.0, 0.0]), Drawn::NotANumber);
+        }
     }
 
     #[test]

@@ -203,3 +203,62 @@ fn invalid(field: &'static str, value: impl ToString, rule: &'static str) -> Mod
 
 /// What Llama and Mistral models assume when their files do not say.
 const DEFAULT_THETA: f64 = 10_000.0;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MISTRAL: &str = r#"{"dim": 4096, "n_layers": 32, "head_dim": 128, "hidden_dim": 14336, "n_heads": 32,
+        "n_kv_heads": 8, "norm_eps": 1e-05, "vocab_size": 32768, "rope_theta": 1000000.0}"#;
+
+    #[test]
+    fn mistral_says_the_same_as_hugging_face() {
+        let mistral = Config::from_mistral(MISTRAL.as_bytes()).unwrap();
+        let hugging_face = Config::from_hugging_face(
+            br#"{"architectures": ["MistralForCausalLM"], "model_type": "mistral", "hidden_size": 4096,
+                "intermediate_size": 14336, "max_position_embeddings": 32768, "num_attention_heads": 32,
+                "num_hidden_layers": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-05, "rope_theta": 1000000.0,
+                "sliding_window": null, "tie_word_embeddings": false, "vocab_size": 32768}"#,
+        )
+        .unwrap();
+        let rope = Rope { layout: RopeLayout::Halves, ..mistral.rope.clone() };
+        assert_eq!(Config { rope, ..mistral }, hugging_face);
+    }
+
+    #[test]
+    fn mistral_extends_experts_and_scaling() {
+        let with = |extra: &str| Config::from_mistral(MISTRAL.replacen('{', &format!("{{{extra}, "), 1).as_bytes());
+        let moe = with(r#""moe": {"num_experts": 8, "num_experts_per_tok": 2}"#).unwrap();
+        assert_eq!(moe.experts, Some(Experts { count: 8, used: 2 }));
+        let yarn = r#""yarn": {"original_max_position_embeddings": 8192, "factor": 16, "beta": 32, "alpha": 1,
+            "apply_scale": false}"#;
+        let expected = RopeScaling::Yarn {
+            factor: 16.0,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            original_context: 8192.0,
+            attention_factor: 1.0,
+            truncate: true,
+        };
+        assert_eq!(with(yarn).unwrap().rope.scaling, expected);
+        assert_eq!(with(r#""sliding_window": 4096"#).unwrap().sliding_window, Some(4096));
+        assert!(matches!(with(r#""lora": {"rank": 64}"#), Err(ModelError::Unsupported { .. })));
+        assert!(with(r#""moe": {"num_experts": 2, "num_experts_per_tok": 3}"#).is_err());
+    }
+
+    #[test]
+    fn windows_may_be_said_per_layer() {
+        let with = |window: &str| {
+            let json = format!(
+                r#"{{"model_type": "mistral", "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 9,
+                    "num_attention_heads": 4, "max_position_embeddings": 128, {window}}}"#
+            );
+            Config::from_hugging_face(json.as_bytes()).map(|config| config.sliding_window)
+        };
+        let sliding = r#""sliding_window": 32, "layer_types": ["sliding_attention", "sliding_attention"]"#;
+        assert_eq!(with(sliding).unwrap(), Some(32));
+        assert_eq!(with(&sliding.replace("sliding_attention", "full_attention")).unwrap(), None);
+        assert!(with(r#""sliding_window": 32, "layer_types": ["sliding_attention", "full_attention"]"#).is_err());
+        assert_eq!(with(r#""sliding_window": 32, "use_sliding_window": false"#).unwrap(), None);
+    }
+}

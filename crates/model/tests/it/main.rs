@@ -6,3 +6,4 @@ mod golden;
 mod hostile;
 mod invariance;
 mod run;
+mod seeds;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 pub use instruct::InstructVersion;
 pub(crate) use python_json::dumps as python_dumps;
 
+use crate::grammar::check_depth;
 use crate::tokenizer::Segment;
 use crate::{Conversation, TextError, Tokenizer};
 
@@ -70,6 +71,9 @@ impl ChatFormat {
     /// The prompt after which the model writes the next assistant message, or goes on with the last one when that is
     /// an assistant's with `prefix`.
     pub fn render(&self, conversation: &Conversation) -> Result<Prompt, TextError> {
+        for schema in conversation.tools.iter().map(|tool| &tool.parameters).chain(&conversation.response_schema) {
+            check_depth(schema)?;
+        }
         let segments = match &self.kind {
             Kind::Jinja(template) => template.render(conversation)?,
             Kind::Mistral(instruct) => instruct.render(conversation)?,

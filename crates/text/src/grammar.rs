@@ -86,6 +86,9 @@ impl GrammarCompiler {
     /// `Grammar` for one that is malformed, unsatisfiable or asks for too much work; `TooLarge`.
     pub fn compile(&self, grammar: &Grammar) -> Result<Matcher, TextError> {
         let what = grammar.what;
+        if let Body::Schema(schema) = &grammar.body {
+            check_depth(schema)?;
+        }
         let text = match &grammar.body {
             Body::Schema(schema) => schema.to_string().len(),
             Body::Regex(text) | Body::Lark(text) => text.len(),
@@ -159,6 +162,26 @@ pub(crate) fn spaced(mut schema: Value) -> Value {
     schema
 }
 
+/// JSON nested deeper than this overflows the stack of what walks it. This walk itself does not recurse.
+pub(crate) fn check_depth(value: &Value) -> Result<(), TextError> {
+    let mut waiting = vec![(value, 0usize)];
+    while let Some((value, depth)) = waiting.pop() {
+        if depth > MAX_DEPTH {
+            return Err(TextError::TooLarge {
+                what: "the depth of JSON in a schema or argument",
+                got: depth,
+                max: MAX_DEPTH,
+            });
+        }
+        match value {
+            Value::Array(list) => waiting.extend(list.iter().map(|item| (item, depth + 1))),
+            Value::Object(map) => waiting.extend(map.values().map(|item| (item, depth + 1))),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 struct Env {
     trie: TokTrie,
 }
@@ -224,6 +247,7 @@ fn constraint(text: &str) -> TextError {
     TextError::Constraint { reason: reason(text) }
 }
 
+const MAX_DEPTH: usize = 100;
 const MAX_GRAMMAR_BYTES: usize = 512 << 10;
 /// The trie counts a token's depth in ten bits.
 const MAX_TOKEN_BYTES: usize = 1000;

@@ -2,13 +2,16 @@
 //! before it is compiled, so that after rendering only they become control tokens; what a message says never does,
 //! however the template trims, cuts or joins it.
 
-use std::fmt;
-use std::io;
+mod bounded;
+mod python;
+
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use minijinja::value::{Kwargs, Value as Jinja, ValueKind};
+use bounded::{Budget, Paying};
+use minijinja::value::{Kwargs, Value as Jinja};
 use minijinja::{Environment, Error, ErrorKind};
+use python::python_str;
 use serde_json::{Map, Value, json};
 
 use super::python_json::dumps;
@@ -41,7 +44,8 @@ impl Template {
             eos: token(tokenizer.eos()),
             tokenizer: tokenizer.clone(),
         };
-        environment(0).template_from_str(&template.source).map_err(|error| broken(&error))?;
+        let source = &template.source;
+        apart(|| bounded::compile(source).map(|_| ()).map_err(|error| broken(&error)))?;
         Ok(template)
     }
 
@@ -68,19 +72,11 @@ impl Template {
             context["reasoning_effort"] = Value::String(clean(effort));
             context["enable_thinking"] = Value::Bool(effort != "none");
         }
-        let environment = environment(now_s);
-        let template = environment.template_from_str(&self.source).map_err(|error| broken(&error))?;
-        let mut out = Bounded { bytes: Vec::new(), full: false };
-        let rendered = template.render_captured_to(context, &mut out).map(|_| ());
-        if out.full {
-            return Err(TextError::TooLarge {
-                what: "the rendered prompt",
-                got: MAX_OUTPUT_BYTES + 1,
-                max: MAX_OUTPUT_BYTES,
-            });
-        }
-        rendered.map_err(|error| refused(&error).unwrap_or_else(|| broken(&error)))?;
-        let mut text = String::from_utf8_lossy(&out.bytes).into_owned();
+        let mut text = apart(|| {
+            let environment = environment(now_s, &Budget::new());
+            bounded::render(&self.source, &environment, Jinja::from_serialize(&context))
+                .map_err(|error| refused(&error).unwrap_or_else(|| broken(&error)))
+        })?;
         if continues {
             let Some(at) = text.find(CUT) else {
                 return Err(TextError::Conversation {
@@ -122,16 +118,15 @@ impl Template {
 }
 
 /// The environment that Hugging Face's `apply_chat_template` gives.
-fn environment(now_s: i64) -> Environment<'static> {
+fn environment(now_s: i64, budget: &Budget) -> Environment<'static> {
     let mut environment = Environment::new();
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
-    environment.set_keep_trailing_newline(false);
     environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(RECURSION);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    environment.set_formatter(|out, _, value| Ok(python_str(out, value)?));
+    bounded::install(&mut environment, budget);
+    let paid = budget.clone();
+    environment.set_formatter(move |out, _, value| {
+        python_str(&mut Paying { out, budget: &paid }, value).map_err(|_| bounded::refuse("it writes too much"))
+    });
     environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(message)))
     });
@@ -146,60 +141,6 @@ fn environment(now_s: i64) -> Environment<'static> {
         Ok(dumps(&value, indent.map(|indent| indent.min(16)), sort.unwrap_or(false)))
     });
     environment
-}
-
-/// `str(value)` in Python: what a template prints.
-fn python_str(out: &mut dyn fmt::Write, value: &Jinja) -> fmt::Result {
-    match value.as_str() {
-        Some(text) => out.write_str(text),
-        None if value.is_undefined() => Ok(()),
-        None => python_repr(out, value, 0),
-    }
-}
-
-fn python_repr(out: &mut dyn fmt::Write, value: &Jinja, depth: usize) -> fmt::Result {
-    if depth > MAX_DEPTH {
-        return Err(fmt::Error);
-    }
-    match value.kind() {
-        ValueKind::Bool => out.write_str(if value.is_true() { "True" } else { "False" }),
-        ValueKind::None => out.write_str("None"),
-        ValueKind::String => {
-            let text = value.as_str().unwrap_or("");
-            let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
-            out.write_char(quote)?;
-            for c in text.chars() {
-                match c {
-                    '\n' => out.write_str("\\n")?,
-                    '\r' => out.write_str("\\r")?,
-                    '\t' => out.write_str("\\t")?,
-                    '\\' => out.write_str("\\\\")?,
-                    c if c == quote => write!(out, "\\{c}")?,
-                    c => out.write_char(c)?,
-                }
-            }
-            out.write_char(quote)
-        }
-        ValueKind::Seq | ValueKind::Iterable => {
-            out.write_char('[')?;
-            for (at, item) in value.try_iter().map_err(|_| fmt::Error)?.enumerate() {
-                out.write_str(if at > 0 { ", " } else { "" })?;
-                python_repr(out, &item, depth + 1)?;
-            }
-            out.write_char(']')
-        }
-        ValueKind::Map => {
-            out.write_char('{')?;
-            for (at, key) in value.try_iter().map_err(|_| fmt::Error)?.enumerate() {
-                out.write_str(if at > 0 { ", " } else { "" })?;
-                python_repr(out, &key, depth + 1)?;
-                out.write_str(": ")?;
-                python_repr(out, &value.get_item(&key).unwrap_or_default(), depth + 1)?;
-            }
-            out.write_char('}')
-        }
-        _ => write!(out, "{value}"),
-    }
 }
 
 fn message(message: &Message) -> Value {
@@ -346,25 +287,14 @@ fn broken(error: &Error) -> TextError {
     TextError::Template { reason }
 }
 
-/// A writer that stops a template from filling the memory.
-struct Bounded {
-    bytes: Vec<u8>,
-    full: bool,
-}
-
-impl io::Write for Bounded {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.bytes.len() + bytes.len() > MAX_OUTPUT_BYTES {
-            self.full = true;
-            return Err(io::Error::other("the prompt is too long"));
-        }
-        self.bytes.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+/// Runs a template's compiler or machine on a stack of known size.
+fn apart<T: Send>(work: impl FnOnce() -> Result<T, TextError> + Send) -> Result<T, TextError> {
+    let failed = |reason: &str| TextError::Template { reason: reason.to_owned() };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("chat template".to_owned()).stack_size(STACK_BYTES);
+        let handle = thread.spawn_scoped(scope, work).map_err(|_| failed("no thread can be started for it"))?;
+        handle.join().unwrap_or_else(|_| Err(failed("it breaks the template engine")))
+    })
 }
 
 const OPEN: char = '\u{FDD0}';
@@ -372,8 +302,8 @@ const CLOSE: char = '\u{FDD1}';
 const CUT: &str = "\u{FDD2}";
 
 const MAX_TEMPLATE_BYTES: usize = 256 << 10;
-const MAX_OUTPUT_BYTES: usize = 32 << 20;
 /// Instructions; a conversation of a thousand messages with tools takes about a fiftieth.
 const FUEL: u64 = 10_000_000;
 const RECURSION: usize = 64;
-const MAX_DEPTH: usize = 64;
+/// For the compiler's and the machine's recursion, whatever thread asks.
+const STACK_BYTES: usize = 32 << 20;

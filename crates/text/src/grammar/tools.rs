@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::spaced;
+use super::{check_depth, spaced};
 use crate::{ChatFormat, TextError, Tool, ToolChoice, ToolSyntax};
 
 /// The Lark grammar, or `None` when nothing is to be restricted.
@@ -112,6 +112,7 @@ fn alternatives(out: &mut String, tools: &[&Tool], rule: impl Fn(&str, usize) ->
 
 /// Arguments are an object, even where the schema forgets to say so.
 fn arguments_schema(tool: &Tool) -> Result<Value, TextError> {
+    check_depth(&tool.parameters)?;
     match &tool.parameters {
         Value::Null | Value::Bool(true) => Ok(json!({"type": "object"})),
         Value::Object(map) => {

@@ -1,7 +1,7 @@
 //! Hugging Face `tokenizer.json`, through the `tokenizers` crate. Control tokens in a prompt reach it as private
 //! aliases made of noncharacters, so that text which only looks like a control token stays text.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -17,6 +17,8 @@ pub(super) struct HuggingFace {
     inner: Inner,
     /// The crate's number of an alias, and the control token it stands for.
     aliases: HashMap<u32, u32>,
+    /// Control tokens that a model may spell out of plain text, since they stand in its vocabulary like any other.
+    forbidden: HashSet<u32>,
 }
 
 impl HuggingFace {
@@ -29,14 +31,41 @@ impl HuggingFace {
                 Segment::Control(token) => text.push_str(&alias(*token)),
             }
         }
-        // The crate panics on some inputs that a lying file makes possible; such a file gets no tokens, not a crash.
-        let encoded = catch_unwind(AssertUnwindSafe(|| self.inner.encode_fast(text, false)));
-        match encoded {
-            Ok(Ok(encoding)) => {
-                encoding.get_ids().iter().map(|id| self.aliases.get(id).copied().unwrap_or(*id)).collect()
-            }
-            _ => Vec::new(),
+        let mut tokens = Vec::new();
+        let cuts = self.encode_text(&text, &mut tokens);
+        if cuts.is_empty() {
+            return tokens;
         }
+        // Some text spelled a control token. Cut inside it, it can't; what still can is left out.
+        tokens.clear();
+        let mut from = 0;
+        for cut in cuts.into_iter().chain([text.len()]) {
+            if let Some(piece) = text.get(from..cut) {
+                from = cut;
+                self.encode_text(piece, &mut tokens);
+            }
+        }
+        tokens.retain(|token| !self.forbidden.contains(token) || segments.contains(&Segment::Control(*token)));
+        tokens
+    }
+
+    /// Adds the tokens of a text; returns where to cut it so that it spells no control token.
+    fn encode_text(&self, text: &str, tokens: &mut Vec<u32>) -> Vec<usize> {
+        // The crate panics on some inputs that a lying file makes possible; such a file gets no tokens, not a crash.
+        let Ok(Ok(encoding)) = catch_unwind(AssertUnwindSafe(|| self.inner.encode(text, false))) else {
+            return Vec::new();
+        };
+        let mut cuts = Vec::new();
+        for (id, (start, end)) in encoding.get_ids().iter().zip(encoding.get_offsets()) {
+            if self.forbidden.contains(id) {
+                let span = text.get(*start..*end).unwrap_or("");
+                let first =
+                    span.char_indices().filter(|(_, c)| !c.is_whitespace()).map(|(at, c)| at + c.len_utf8()).next();
+                cuts.push(start + first.unwrap_or(0));
+            }
+            tokens.push(self.aliases.get(id).copied().unwrap_or(*id));
+        }
+        cuts
     }
 }
 
@@ -52,11 +81,13 @@ pub(super) fn load(bytes: &[u8]) -> Result<Tokenizer, TextError> {
     let (vocabulary, byte_level) = read_vocabulary(&inner, &json)?;
     let begin = first_added(&inner);
     let aliases = add_aliases(&mut inner, &vocabulary)?;
+    let unknown = unknown_token(&json, &inner);
+    let forbidden = vocabulary.controls().map(|(_, token)| token).filter(|token| Some(*token) != unknown).collect();
 
     let mut tokenizer = Tokenizer {
         tekken: None,
         vocabulary,
-        encoder: Encoder::HuggingFace(Box::new(HuggingFace { inner, aliases })),
+        encoder: Encoder::HuggingFace(Box::new(HuggingFace { inner, aliases, forbidden })),
         bos: begin,
         eos: Vec::new(),
         add_bos: begin.is_some(),
@@ -67,6 +98,13 @@ pub(super) fn load(bytes: &[u8]) -> Result<Tokenizer, TextError> {
     }
     tokenizer.add_usual_ends();
     Ok(tokenizer)
+}
+
+/// What the model writes for text it has no token for; not a control token in that place.
+fn unknown_token(json: &Value, inner: &Inner) -> Option<u32> {
+    let model = json.get("model")?;
+    let named = model.get("unk_token").and_then(Value::as_str).and_then(|name| inner.token_to_id(name));
+    named.or_else(|| model.get("unk_id").and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok()))
 }
 
 /// The token that the post-processor puts before an empty text, if it is a special one.

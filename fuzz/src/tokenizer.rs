@@ -28,8 +28,12 @@ pub fn run(bytes: &[u8]) {
 
 fn exercise(tokenizer: &Arc<Tokenizer>) {
     let size = u32::try_from(tokenizer.vocab_size()).expect("a vocabulary has 32-bit ids");
-    // What a character that no vocabulary has becomes: the unknown token counts as a control token, but text may yield it.
-    let unknown = tokenizer.encode("\u{10fffd}", Special::Plain);
+    // The unknown token counts as a control token, but a character that the vocabulary lacks may yield it.
+    let mut unknown = Vec::new();
+    for character in TEXTS.iter().flat_map(|text| text.chars()) {
+        let tokens = tokenizer.encode(character.encode_utf8(&mut [0; 4]), Special::Plain);
+        unknown.extend(tokens.into_iter().filter(|token| tokenizer.is_special(*token)));
+    }
     for text in TEXTS {
         let plain = tokenizer.encode(text, Special::Plain);
         assert!(plain.iter().all(|token| *token < size), "{text:?} gives a token beyond the vocabulary");

@@ -94,7 +94,7 @@ def newline(tokenizer):
 
 class Batches:
     def __init__(self, recipe):
-        out, self.t, self.seed = Path(recipe["out"]), recipe["train"], recipe["seed"]
+        out, self.t, self.seed, self.vocab = Path(recipe["out"]), recipe["train"], recipe["seed"], recipe["tokenizer"]["vocab"]
         self.prose = {l: np.load(out / f"train_{l}.npy") for l in LANGUAGES}
         self.chat, self.mask = np.load(out / "chat.npy"), np.load(out / "chat_mask.npy")
         self.order = np.random.default_rng([self.seed, 1]).permutation(len(self.chat))
@@ -109,6 +109,10 @@ class Batches:
             at = self.order[(step * self.t["rows_chat"] + i) % len(self.order)]
             rows.append(self.chat[at])
             masks.append(self.mask[at, 1:])
+        for _ in range(self.t["rows_copy"]):
+            row, mask = self.echoes(rng, T + 1)
+            rows.append(row)
+            masks.append(mask[1:])
         for i in range(self.t["rows_prose"]):
             rows.append(np.concatenate(([BOS], self.cut(rng, LANGUAGES[(step * self.t["rows_prose"] + i) % 3], T))))
             masks.append(np.ones(T, np.uint8))
@@ -120,6 +124,15 @@ class Batches:
     def cut(self, rng, language, length):
         at = rng.integers(0, len(self.prose[language]) - length)
         return self.prose[language][at:at + length]
+
+    def echoes(self, rng, width):
+        """Random tokens said twice; only the second time counts. Nothing can be guessed, so the model has to learn to look back and copy."""
+        row, mask = [BOS], [0]
+        while len(row) < width:
+            span = rng.integers(16, self.vocab, rng.integers(3, 30)).tolist()
+            row += span + span
+            mask += [0] * (len(span) + 1) + [1] * (len(span) - 1)
+        return np.array(row[:width]), np.array(mask[:width], np.uint8)
 
     def hole(self, rng, language, width):
         """One fill-in-the-middle piece: Mistral's order (suffix, prefix, middle) or, half the time, prefix, suffix, [MIDDLE], middle."""

@@ -341,7 +341,7 @@ KINDS = [
     ("change case", change_case, 4), ("count words", count_words, 3), ("repeat", repeat, 6), ("reverse a list", reverse_list, 4),
     ("pick from a list", pick_from_list, 3), ("arithmetic", arithmetic, 8), ("translate a word", translate, 10), ("capital", capital, 6),
     ("yes or no", yes_or_no, 3), ("extract a name", extract_name, 3), ("what comes next", next_in_order, 2), ("count up", count_up, 2), ("fields as json", as_json, 3),
-    ("not known", unknown, 5), ("remember a name", remembered_name, 6), ("several turns", several_turns, 5), ("tools", tool_talk, 22),
+    ("not known", unknown, 5), ("remember a name", remembered_name, 6), ("several turns", several_turns, 5), ("tools", tool_talk, 14),
 ]
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ CITIES = [city for _, city in CAPITALS] + EXTRA_CITIES
 
 
 def tool_talk(rng, language):
-    """One request with one to four tools in sight: a call (then, mostly, its result in words), or plain words when no tool fits."""
+    """One request with one to three tools in sight: a call (then, mostly, its result in words), or plain words when no tool fits."""
     # The functions on the right take (rng, language) and return (user text, arguments by role, result, answer).
     chosen = rng.choice(TOOLS)
-    others = rng.sample([t for t in TOOLS if t is not chosen], rng.choice([0, 0, 1, 1, 2, 3]))
+    others = rng.sample([t for t in TOOLS if t is not chosen], rng.choice([0, 0, 0, 1, 1, 2]))
     schema, names = spell(rng, chosen)
     tools = [schema] + [spell(rng, t)[0] for t in others]
     rng.shuffle(tools)
@@ -36,7 +36,7 @@ def spell(rng, tool):
     properties = {}
     for role, (_, kind, description) in tool["parameters"].items():
         properties[names[role]] = dict(kind)
-        if rng.random() < 0.5:
+        if rng.random() < 0.25:
             properties[names[role]]["description"] = description
     function = {"name": rng.choice(tool["names"])}
     if rng.random() < 0.85:

@@ -82,7 +82,7 @@ def main():
     if options.decay_from_now:
         plan = {"decay_start": step, "end": step + options.decay_from_now, "chosen": True}
     batches, log = Batches(recipe), open(out / "loss.jsonl", "a", buffering=1)
-    rows = t["rows_chat"] + t["rows_prose"] + t["rows_fim"]
+    rows = t["rows_chat"] + t["rows_copy"] + t["rows_prose"] + t["rows_fim"]
     while step < plan["end"]:
         began = time.time()
         falling = step >= plan["decay_start"]

@@ -201,6 +201,35 @@ fn what_a_crash_left_is_swept_and_an_import_under_way_is_not() {
 }
 
 #[test]
+fn of_several_imports_of_one_name_one_wins_and_nothing_else_is_left() {
+    let (catalog, models, source) = workspace();
+    let path = source.join("model.gguf");
+    let start = std::sync::Barrier::new(4);
+    let results: Vec<_> = std::thread::scope(|scope| {
+        let import = || {
+            start.wait();
+            catalog.import(&path, "m", &mut |_| ())
+        };
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(import)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let lost = |result: &&Result<Manifest, _>| matches!(result, Err(ArtifactError::ModelExists { .. }));
+    assert_eq!(results.iter().filter(lost).count(), 3, "{results:?}");
+    assert_eq!(fs::read_dir(&models).unwrap().count(), 1);
+    load(&catalog, "m").unwrap();
+}
+
+#[test]
+fn an_import_that_is_broken_off_leaves_nothing() {
+    let (catalog, models, source) = workspace();
+    let broken = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        catalog.import(&source.join("model.gguf"), "m", &mut |_| panic!("the caller gave up"))
+    }));
+    assert!(broken.is_err());
+    assert_eq!(fs::read_dir(models).unwrap().count(), 0);
+}
+
+#[test]
 fn hub_caches_of_symbolic_links_are_imported_as_files() {
     #[cfg(unix)]
     {

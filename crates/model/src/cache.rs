@@ -46,11 +46,7 @@ impl KvCache {
 
     /// Bytes of one page in all layers.
     pub fn page_bytes(config: &Config, format: KvFormat) -> usize {
-        let element_bytes = match format {
-            KvFormat::F16 => 2,
-            KvFormat::F32 => 4,
-        };
-        PAGE_TOKENS * config.cache_bytes_per_token(element_bytes)
+        PAGE_TOKENS * config.cache_bytes_per_token(format.element_bytes())
     }
 
     pub fn pages(&self) -> usize {

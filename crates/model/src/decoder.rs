@@ -13,7 +13,7 @@
 )]
 
 use falaj_artifact::Digest;
-use falaj_kernels::{ActivationKind, AttentionArgs, Ops};
+use falaj_kernels::{ActivationKind, Activations, AlignedVec, AttentionArgs, Ops, Pool};
 use falaj_tensor::Weight;
 
 use crate::cache::{KvCache, PAGE_TOKENS};
@@ -114,17 +114,8 @@ impl Model {
         let (queries, keys) = (heads * head_dim, kv_heads * head_dim);
 
         // q (T, H, E), k and v (T, K, E)
-        ws.activations.set(
-            &self.ops,
-            &ws.pool,
-            &ws.normed[..t * d],
-            t,
-            d,
-            kind(&[&layer.query, &layer.key, &layer.value]),
-        );
-        self.ops.matmul(&ws.pool, &layer.query.matrix(), &ws.activations, &mut ws.query[..t * queries]);
-        self.ops.matmul(&ws.pool, &layer.key.matrix(), &ws.activations, &mut ws.key[..t * keys]);
-        self.ops.matmul(&ws.pool, &layer.value.matrix(), &ws.activations, &mut ws.value[..t * keys]);
+        let projections = [(&layer.query, &mut ws.query), (&layer.key, &mut ws.key), (&layer.value, &mut ws.value)];
+        self.project(&ws.pool, &mut ws.activations, &ws.normed[..t * d], projections);
 
         for row in 0..t {
             let (cos, sin) = (&ws.cos[row * half..][..half], &ws.sin[row * half..][..half]);
@@ -158,19 +149,17 @@ impl Model {
         ws.attention_rows = recycle(rows);
 
         // (T, H·E) → (T, D)
-        ws.activations.set(&self.ops, &ws.pool, &ws.attended[..t * queries], t, queries, kind(&[&layer.output]));
-        self.ops.matmul(&ws.pool, &layer.output.matrix(), &ws.activations, &mut ws.branch[..t * d]);
+        let attended = &ws.attended[..t * queries];
+        self.project(&ws.pool, &mut ws.activations, attended, [(&layer.output, &mut ws.branch)]);
     }
 
     /// `ws.normed` (T, D) → `ws.branch` (T, D).
     fn dense(&self, network: &Swiglu, ws: &mut Workspace, t: usize) {
         let (d, f) = (self.config.hidden_size, self.config.ffn_size);
-        ws.activations.set(&self.ops, &ws.pool, &ws.normed[..t * d], t, d, kind(&[&network.gate, &network.up]));
-        self.ops.matmul(&ws.pool, &network.gate.matrix(), &ws.activations, &mut ws.gate[..t * f]);
-        self.ops.matmul(&ws.pool, &network.up.matrix(), &ws.activations, &mut ws.up[..t * f]);
+        let inner = [(&network.gate, &mut ws.gate), (&network.up, &mut ws.up)];
+        self.project(&ws.pool, &mut ws.activations, &ws.normed[..t * d], inner);
         self.ops.swiglu(&mut ws.gate[..t * f], &ws.up[..t * f]);
-        ws.activations.set(&self.ops, &ws.pool, &ws.gate[..t * f], t, f, kind(&[&network.down]));
-        self.ops.matmul(&ws.pool, &network.down.matrix(), &ws.activations, &mut ws.branch[..t * d]);
+        self.project(&ws.pool, &mut ws.activations, &ws.gate[..t * f], [(&network.down, &mut ws.branch)]);
     }
 
     /// Mixtral's mixture: softmax over all experts, the best of them, weights made to sum to 1. Rows that chose the same
@@ -178,8 +167,7 @@ impl Model {
     /// `ws.normed` (T, D) → `ws.branch` (T, D). Source: Jiang et al. 2024, § 2.1.
     fn sparse(&self, router: &Weight, experts: &[Swiglu], ws: &mut Workspace, t: usize) {
         let (d, f, x) = (self.config.hidden_size, self.config.ffn_size, experts.len());
-        ws.activations.set(&self.ops, &ws.pool, &ws.normed[..t * d], t, d, kind(&[router]));
-        self.ops.matmul(&ws.pool, &router.matrix(), &ws.activations, &mut ws.routes[..t * x]);
+        self.project(&ws.pool, &mut ws.activations, &ws.normed[..t * d], [(router, &mut ws.routes)]);
         let used = self.config.experts.map_or(x, |experts| experts.used);
         ws.chosen.clear();
         for row in 0..t {
@@ -196,12 +184,10 @@ impl Model {
             for (i, chosen) in group.iter().enumerate() {
                 ws.gathered[i * d..][..d].copy_from_slice(&ws.normed[chosen.row * d..][..d]);
             }
-            ws.activations.set(&self.ops, &ws.pool, &ws.gathered[..n * d], n, d, kind(&[&network.gate, &network.up]));
-            self.ops.matmul(&ws.pool, &network.gate.matrix(), &ws.activations, &mut ws.gate[..n * f]);
-            self.ops.matmul(&ws.pool, &network.up.matrix(), &ws.activations, &mut ws.up[..n * f]);
+            let inner = [(&network.gate, &mut ws.gate), (&network.up, &mut ws.up)];
+            self.project(&ws.pool, &mut ws.activations, &ws.gathered[..n * d], inner);
             self.ops.swiglu(&mut ws.gate[..n * f], &ws.up[..n * f]);
-            ws.activations.set(&self.ops, &ws.pool, &ws.gate[..n * f], n, f, kind(&[&network.down]));
-            self.ops.matmul(&ws.pool, &network.down.matrix(), &ws.activations, &mut ws.gathered[..n * d]);
+            self.project(&ws.pool, &mut ws.activations, &ws.gate[..n * f], [(&network.down, &mut ws.gathered)]);
             for (i, chosen) in group.iter().enumerate() {
                 let out = &mut ws.branch[chosen.row * d..][..d];
                 for (sum, value) in out.iter_mut().zip(&ws.gathered[i * d..][..d]) {
@@ -214,7 +200,7 @@ impl Model {
     /// The final norm, and the head, of the rows that want it. `ws.x` (T, D) → `ws.normed` (rows that want, D), logits
     /// rows first → `ws.logits` (n, V).
     fn output(&self, ws: &mut Workspace, batch: &Batch) {
-        let (d, v) = (self.config.hidden_size, self.config.vocab_size);
+        let d = self.config.hidden_size;
         let (logits, hidden) = (batch.count(Want::Logits), batch.count(Want::Hidden));
         for (row, slot) in ws.slots.iter().enumerate() {
             if let Some(slot) = slot {
@@ -224,8 +210,26 @@ impl Model {
         }
         debug_assert_eq!(ws.slots.iter().flatten().count(), logits + hidden);
         if logits > 0 {
-            ws.activations.set(&self.ops, &ws.pool, &ws.normed[..logits * d], logits, d, kind(&[self.params.head()]));
-            self.ops.matmul(&ws.pool, &self.params.head().matrix(), &ws.activations, &mut ws.logits[..logits * v]);
+            let head = [(self.params.head(), &mut ws.logits)];
+            self.project(&ws.pool, &mut ws.activations, &ws.normed[..logits * d], head);
+        }
+    }
+
+    /// out (T, rows) = x (T, cols) · weightᵀ for each weight; all read the same rows, brought once into the form they want.
+    fn project<const N: usize>(
+        &self,
+        pool: &Pool,
+        activations: &mut Activations,
+        x: &[f32],
+        weights: [(&Weight, &mut AlignedVec<f32>); N],
+    ) {
+        let cols = weights.first().map_or(1, |(weight, _)| weight.cols());
+        let t = x.len() / cols;
+        let kinds = weights.iter().map(|(weight, _)| ActivationKind::for_format(weight.format()));
+        let kind = kinds.reduce(|all, kind| all | kind).unwrap_or(ActivationKind::FLOATS);
+        activations.set(&self.ops, pool, x, t, cols, kind);
+        for (weight, out) in weights {
+            self.ops.matmul(pool, &weight.matrix(), activations, &mut out[..t * weight.rows()]);
         }
     }
 
@@ -250,12 +254,6 @@ impl Model {
         }
         Ok(())
     }
-}
-
-/// The form of activations that all of `weights` can read.
-fn kind(weights: &[&Weight]) -> ActivationKind {
-    let kinds = weights.iter().map(|weight| ActivationKind::for_format(weight.format()));
-    kinds.reduce(|all, kind| all | kind).unwrap_or(ActivationKind::FLOATS)
 }
 
 /// Appends the `used` largest of `probabilities` (X), the lower expert first among equals, with weights that sum to 1.

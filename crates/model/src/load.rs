@@ -1,6 +1,8 @@
 //! From verified files to a model: opens and maps them, reads configuration and index, and fills the parameter tree. The
 //! weights' bytes are never copied; they stay in the mapping or in the executable.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use falaj_artifact::gguf::Gguf;
@@ -99,8 +101,13 @@ fn map(path: &Path) -> Result<SharedBytes, ModelError> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, ModelError> {
-    std::fs::read(path).map_err(|source| ModelError::Io { path: path.to_path_buf(), source })
+    let failed = |source| ModelError::Io { path: path.to_path_buf(), source };
+    let mut bytes = Vec::new();
+    File::open(path).map_err(failed)?.take(CONFIG_LIMIT_BYTES).read_to_end(&mut bytes).map_err(failed)?;
+    Ok(bytes)
 }
 
+/// Real ones have a few kilobytes; what lies beyond is cut off and fails as JSON.
+const CONFIG_LIMIT_BYTES: u64 = 16 << 20;
 /// GGUF's tensor of RoPE frequency divisors, one per pair of head elements.
 const ROPE_FACTORS: &str = "rope_freqs.weight";

@@ -6,3 +6,4 @@ mod embedding;
 mod invariance;
 mod limits;
 mod run;
+mod storm;

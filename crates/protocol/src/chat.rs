@@ -56,7 +56,11 @@ pub enum ResponseFormat {
     #[default]
     Text,
     JsonObject,
-    JsonSchema(Value),
+    /// `strict`: a keyword that cannot be enforced is an error, not left out.
+    JsonSchema {
+        schema: Value,
+        strict: bool,
+    },
     /// An extension: the whole answer matches this regular expression.
     Regex(String),
     /// An extension: a context-free grammar in llguidance's Lark dialect.
@@ -207,11 +211,11 @@ fn response_format(c: &mut Checker, value: Value) -> Option<ResponseFormat> {
         Kind::JsonSchema => c.required(&mut fields, "json_schema", |c, v| {
             let mut schema = c.fields(v)?;
             c.optional(&mut schema, "name", Checker::string);
-            c.optional(&mut schema, "strict", Checker::boolean);
+            let strict = c.optional(&mut schema, "strict", Checker::boolean).unwrap_or(false);
             // Mistral's first Python clients wrote the attribute's name on the wire.
             let name =
                 if !schema.has("schema") && schema.has("schema_definition") { "schema_definition" } else { "schema" };
-            Some(ResponseFormat::JsonSchema(c.required(&mut schema, name, Checker::object)?))
+            Some(ResponseFormat::JsonSchema { schema: c.required(&mut schema, name, Checker::object)?, strict })
         }),
         Kind::Regex => Some(ResponseFormat::Regex(c.required(&mut fields, "regex", Checker::string)?)),
         Kind::Lark => {

@@ -225,7 +225,7 @@ fn tool_choice(c: &mut Checker, value: Value) -> Option<(ToolChoice, bool)> {
 fn output_format(c: &mut Checker, value: Value) -> Option<ResponseFormat> {
     let mut fields = c.fields(value)?;
     c.required(&mut fields, "type", |c, v| c.word(v, &[("json_schema", ())]))?;
-    Some(ResponseFormat::JsonSchema(c.required(&mut fields, "schema", Checker::object)?))
+    Some(ResponseFormat::JsonSchema { schema: c.required(&mut fields, "schema", Checker::object)?, strict: false })
 }
 
 #[cfg(test)]

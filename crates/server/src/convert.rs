@@ -16,6 +16,8 @@ use falaj_text::{
     Conversation, Grammar, Matcher, Message, Part, Role, Special, TextError, Tool, ToolCall, ToolChoice, ToolSyntax,
 };
 
+use serde_json::{Value, json};
+
 use crate::app::App;
 use crate::auth::Caller;
 use crate::body::Parsed;
@@ -183,7 +185,7 @@ impl Asked {
     fn prepare(self, served: &Served) -> Result<(Vec<u32>, Option<Grammar>, Decode), ApiError> {
         let chat = served.text.chat.as_ref().ok_or(TextError::NoChatFormat)?;
         let tools: Vec<Tool> = self.tools.into_iter().map(tool).collect();
-        let bound: Vec<Tool> = tools.iter().map(closed).collect();
+        let bound: Vec<Tool> = tools.iter().map(bound).collect();
         let choice = match self.choice {
             _ if tools.is_empty() => ToolChoice::None,
             WireChoice::Auto => ToolChoice::Auto,
@@ -197,7 +199,7 @@ impl Asked {
             return Err(ApiError::Unsupported { param: "tools", reason });
         }
         let response_schema = match &self.format {
-            ResponseFormat::JsonSchema(schema) => Some(schema.clone()),
+            ResponseFormat::JsonSchema { schema, .. } => Some(schema.clone()),
             _ => None,
         };
         let grammar = match self.format {
@@ -207,7 +209,8 @@ impl Asked {
             }
             ResponseFormat::Text => Grammar::tools(&bound, &choice, self.parallel, chat)?,
             ResponseFormat::JsonObject => Some(Grammar::json_object()),
-            ResponseFormat::JsonSchema(schema) => Some(Grammar::json_schema(&schema)),
+            ResponseFormat::JsonSchema { schema, strict: true } => Some(Grammar::json_schema(&schema)),
+            ResponseFormat::JsonSchema { schema, .. } => Some(Grammar::json_schema(&lenient(&schema))),
             ResponseFormat::Regex(regex) => Some(Grammar::regex(&regex)),
             ResponseFormat::Lark(lark) => Some(Grammar::lark(&lark)),
         };
@@ -264,10 +267,43 @@ fn tool(wire: WireTool) -> Tool {
 /// The tool as the grammar should see it. JSON Schema lets an object have more than its `properties`; no caller means that
 /// of its arguments, and a model that may write any name at all will. Where schemas are combined, closing one would
 /// contradict the others.
-fn closed(tool: &Tool) -> Tool {
-    let has = |keyword: &str| tool.parameters.get(keyword).is_some();
-    let plain = has("properties") && !["allOf", "anyOf", "oneOf", "$ref"].into_iter().any(has);
-    Tool { strict: tool.strict || plain, ..tool.clone() }
+fn bound(tool: &Tool) -> Tool {
+    let mut parameters = if tool.strict { tool.parameters.clone() } else { lenient(&tool.parameters) };
+    if let Value::Object(schema) = &mut parameters
+        && schema.contains_key("properties")
+        && !["allOf", "anyOf", "oneOf", "$ref"].into_iter().any(|keyword| schema.contains_key(keyword))
+    {
+        schema.entry("additionalProperties").or_insert(Value::Bool(false));
+    }
+    Tool { parameters, ..tool.clone() }
+}
+
+/// Generators write what no grammar can hold (`uniqueItems`, `not`, patterns that look around). Unless the caller asked
+/// for `strict`, that is left out rather than the request refused; everything else still binds.
+fn lenient(schema: &Value) -> Value {
+    let mut schema = schema.clone();
+    drop_look_around(&mut schema);
+    if let Value::Object(map) = &mut schema {
+        let options = json!({"lenient": true, "coerce_one_of": true, "whitespace_flexible": false,
+            "item_separator": ", ", "key_separator": ": "});
+        map.insert("x-guidance".to_owned(), options);
+    }
+    schema
+}
+
+/// Nesting is bounded by the JSON reader.
+fn drop_look_around(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            let looks_around = |pattern: &str| ["(?=", "(?!", "(?<=", "(?<!"].iter().any(|mark| pattern.contains(mark));
+            if map.get("pattern").and_then(Value::as_str).is_some_and(looks_around) {
+                map.remove("pattern");
+            }
+            map.values_mut().for_each(drop_look_around);
+        }
+        Value::Array(list) => list.iter_mut().for_each(drop_look_around),
+        _ => {}
+    }
 }
 
 /// Text as the model saw it in training: after its begin-of-text token, if it has one.

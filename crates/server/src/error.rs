@@ -33,7 +33,8 @@ pub enum ApiError {
     BodyTooSlow { timeout_ms: u64 },
     #[error("the body could not be read: {reason}")]
     BodyBroken { reason: String },
-    #[error("the prompt has {prompt_tokens} tokens; this model's context holds {context_tokens}; shorten the prompt")]
+    // Coding tools look for "prompt is too long", others for "maximum context length", to shorten and try again.
+    #[error("prompt is too long: {prompt_tokens} tokens > {context_tokens}, the maximum context length; shorten it")]
     ContextExceeded { prompt_tokens: usize, context_tokens: usize },
     /// The model cannot do what a well-formed request asks for.
     #[error("{reason}")]
@@ -147,7 +148,7 @@ impl ApiError {
             Self::Invalid(problems) => problems.first().and_then(Problem::param),
             Self::UnknownModel { .. } => Some("model".to_owned()),
             Self::Unsupported { param, .. } => Some((*param).to_owned()),
-            Self::ContextExceeded { .. } | Self::Conversation { .. } => Some("messages".to_owned()),
+            Self::Conversation { .. } => Some("messages".to_owned()),
             _ => None,
         }
     }
@@ -240,6 +241,7 @@ impl From<TextError> for ApiError {
             TextError::Refused { .. } | TextError::Conversation { .. } | TextError::TooLarge { .. } => {
                 Self::Conversation { reason }
             }
+            TextError::Grammar { what: "tools", .. } => Self::Unsupported { param: "tools", reason },
             TextError::Grammar { .. } => Self::Unsupported { param: "response_format", reason },
             TextError::MissingToken { .. } | TextError::NoChatFormat => Self::Unsupported { param: "model", reason },
             TextError::File { .. } | TextError::Template { .. } | TextError::Constraint { .. } => {

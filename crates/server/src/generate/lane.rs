@@ -165,6 +165,10 @@ impl Lane {
     }
 
     fn parsed(&mut self, piece: falaj_text::Piece, out: &mut Vec<Piece>) {
+        // The token that brought a stop string may bring more; none of it belongs to the answer.
+        if self.is_done() {
+            return;
+        }
         match piece {
             falaj_text::Piece::Text(text) => self.text(&text, out),
             falaj_text::Piece::Thinking(text) => out.push(Piece::Thinking(text)),

@@ -76,6 +76,21 @@ async fn a_client_that_leaves_cancels_its_request() {
 }
 
 #[tokio::test]
+async fn leaving_before_a_whole_answer_cancels_too() {
+    let site = site(Settings::default()).await;
+    let body = chat(json!({"max_tokens": 480, "logit_bias": {"2": -100}, "n": 32, "temperature": 1}));
+    let stream = site.post(&body.to_string()).await;
+    while site.engine.stats().running.load(Ordering::Relaxed) == 0 {
+        tokio::task::yield_now().await;
+    }
+    drop(stream);
+    while site.engine.stats().pages_used.load(Ordering::Relaxed) > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(site.engine.stats().cancelled.load(Ordering::Relaxed) > 0);
+}
+
+#[tokio::test]
 async fn shutdown_lets_streams_finish() {
     let site = site(Settings::default()).await;
     let mut stream = site.post(&long()).await;

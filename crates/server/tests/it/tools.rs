@@ -84,3 +84,51 @@ async fn results_of_calls_are_taken_with_any_id() {
         assert_eq!(body["choices"][0]["message"]["role"], "assistant");
     }
 }
+
+/// Schemas as generators write them: zod, pydantic, MCP servers. Whatever they say, a request with them is served.
+#[tokio::test]
+async fn schemas_of_the_wild_are_taken() {
+    let api = api();
+    for parameters in [
+        json!({}),
+        json!({"type": "object"}),
+        json!({"type": "object", "properties": {}}),
+        json!({"type": "object", "properties": {}, "required": [], "additionalProperties": false, "$schema": "http://json-schema.org/draft-07/schema#"}),
+        json!({"type": "object", "properties": {"url": {"type": "string", "format": "uri", "description": "x"},
+            "at": {"type": "string", "format": "date-time"}, "mail": {"type": "string", "format": "email"}}}),
+        json!({"type": "object", "properties": {"n": {"type": "integer", "exclusiveMinimum": 0, "maximum": 9007199254740991i64}}}),
+        json!({"type": "object", "properties": {"s": {"type": "string", "pattern": "^[a-z]+$", "minLength": 1, "maxLength": 5}}}),
+        json!({"type": "object", "properties": {"a": {"anyOf": [{"type": "string"}, {"type": "null"}], "default": null, "title": "A"}}}),
+        json!({"type": "object", "properties": {"p": {"$ref": "#/$defs/P"}}, "$defs": {"P": {"type": "object",
+            "properties": {"x": {"type": "number"}}, "required": ["x"]}}, "required": ["p"]}),
+        json!({"type": "object", "properties": {"c": {"const": "fixed"}, "l": {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 3, "uniqueItems": true}}}),
+        json!({"type": "object", "properties": {"m": {"type": "object", "additionalProperties": {"type": "string"}, "propertyNames": {"type": "string"}}}}),
+        json!({"type": "object", "properties": {"t": {"type": ["string", "null"], "enum": ["a", null]}}}),
+        json!({"type": "object", "properties": {"o": {"oneOf": [{"type": "string"}, {"type": "integer"}]}, "any": {}}}),
+        json!({"type": "object", "properties": {"x": {"type": "string", "contentEncoding": "base64", "examples": ["a"], "readOnly": true}}}),
+        json!({"type": "object", "properties": {"i": {"if": {"type": "string"}, "then": {"minLength": 2}, "not": {"type": "null"}}}}),
+        json!({"type": "object", "properties": {"d": {"type": "string", "pattern": "^(?!bad).*$"}}, "dependentRequired": {"d": ["e"]}}),
+    ] {
+        let tools =
+            json!([{"type": "function", "function": {"name": "f", "description": "d", "parameters": parameters}}]);
+        for choice in ["auto", "required"] {
+            let body = chat(json!({"tools": tools, "tool_choice": choice, "max_tokens": 4}));
+            let reply = api.post("/v1/chat/completions", body).await;
+            assert_eq!(reply.status, 200, "{choice} {parameters}: {}", reply.text);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_strict_schema_that_cannot_be_enforced_is_refused() {
+    let api = api();
+    let parameters = json!({"type": "object", "properties": {"l": {"type": "array", "items": {"enum": [1, 2]}, "uniqueItems": true}}});
+    let tool = json!({"type": "function", "function": {"name": "f", "strict": true, "parameters": parameters}});
+    let reply = api.post("/openai/v1/chat/completions", chat(json!({"tools": [tool]}))).await;
+    assert_eq!((reply.status.as_u16(), &reply.json()["error"]["param"]), (400, &json!("tools")));
+    assert!(
+        reply.json()["error"]["message"].as_str().is_some_and(|message| message.contains("uniqueItems")),
+        "{}",
+        reply.text
+    );
+}

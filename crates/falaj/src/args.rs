@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 /// Runs open models on your own machine, for the clients people already have.
 #[derive(Parser)]
-#[command(name = "falaj", version, about, after_help = EXAMPLES, max_term_width = 100, subcommand_required = true)]
+#[command(name = "falaj", version, after_help = EXAMPLES, max_term_width = 100, subcommand_required = true)]
 #[command(arg_required_else_help = true)]
 pub struct Args {
     #[command(subcommand)]
@@ -230,8 +230,8 @@ Examples:
   falaj up --model ./my-model.gguf            load a file at start
   falaj up --json | jq .address               for programs
 
-The first start makes a key in DIR/admin.key, readable by you only. Ctrl-C finishes the answers under
-way and stops; a second Ctrl-C stops at once.";
+The first start makes a key in DIR/admin.key, readable by you only. Ctrl-C finishes
+the answers under way and stops; a second Ctrl-C stops at once.";
 
 const CHAT_EXAMPLES: &str = "\
 Examples:

@@ -124,7 +124,12 @@ impl<'a> Chat<'a> {
                 output::note(&note);
             }
         }
-        self.lines.push(Line { role: "assistant", content: text });
+        if text.is_empty() {
+            // Stopped or failed before the first word: as if it had not been asked.
+            self.lines.pop();
+        } else {
+            self.lines.push(Line { role: "assistant", content: text });
+        }
         heard
     }
 

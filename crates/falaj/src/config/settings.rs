@@ -12,9 +12,12 @@ pub struct Setting {
     /// Empty when there is none.
     pub flag: &'static str,
     pub kind: Kind,
-    pub default: fn(&dyn Fn(&str) -> Option<String>) -> String,
+    pub default: fn(&Environment<'_>) -> String,
     pub about: &'static str,
 }
+
+/// Reads a variable of the environment.
+pub type Environment<'a> = dyn Fn(&str) -> Option<String> + 'a;
 
 /// What TOML may hold for it. `Number` also takes text such as `"64k"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -156,8 +156,13 @@ impl Up {
     }
 
     /// Sends the signal and waits: exit code and standard error.
-    pub fn stop(mut self, name: &str) -> (Option<i32>, String) {
+    pub fn stop(self, name: &str) -> (Option<i32>, String) {
         self.signal(name);
+        self.ended()
+    }
+
+    /// Waits for its end: exit code and standard error.
+    pub fn ended(mut self) -> (Option<i32>, String) {
         let status = self.child.wait().unwrap();
         let mut err = String::new();
         self.child.stderr.take().unwrap().read_to_string(&mut err).unwrap();

@@ -1,6 +1,6 @@
 //! `falaj up`: first start, requests, a second server, signals.
 
-use crate::site::{Site, tiny_gguf};
+use crate::site::{Site, Up, tiny_gguf};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -85,9 +85,11 @@ fn models_of_the_catalog_are_listed_and_loaded_when_asked_for() {
     fs::write(site.path("mute.gguf"), tiny_gguf()).unwrap();
     site.falaj(&["model", "import", "mute.gguf"]).ok();
 
-    let up = site.up(&[]);
+    let up = site.up(&["--model", seed]);
     let key = up.hello["key"].as_str().unwrap().to_owned();
-    assert_eq!(up.hello["models"], json!(["copy", "falaj-seed", "mute"]));
+    assert_eq!(up.hello["models"], json!(["copy", "falaj-seed", "falaj-seed-q8_0", "mute"]));
+    let (status, _) = up.exchange("POST", "/v1/chat/completions", &key, &ask("falaj-seed-q8_0"));
+    assert_eq!(status, 200, "a path given at start is served under its name");
     let (status, response) = up.exchange("POST", "/v1/chat/completions", &key, &ask("copy"));
     assert_eq!((status, body(&response)["model"].as_str()), (200, Some("copy")), "{response}");
     // It has no vocabulary: the error reaches its client, and nobody else.
@@ -98,17 +100,16 @@ fn models_of_the_catalog_are_listed_and_loaded_when_asked_for() {
     assert_eq!(up.stop("-TERM").0, Some(0));
 }
 
-#[test]
-fn a_stream_under_way_is_finished_before_the_end() {
-    let site = Site::new("up-drain");
-    let up = site.up(&[]);
+/// Starts a stream that runs to `max_tokens` and reads its first event.
+fn start_stream(up: &Up, max_tokens: u32) -> BufReader<TcpStream> {
     let key = up.hello["key"].as_str().unwrap();
-    let request = json!({ "model": "falaj-seed", "max_tokens": 200, "temperature": 0, "stream": true,
-        "logit_bias": {}, "messages": [{ "role": "user", "content": "Count from one to twenty." }] });
+    let request = json!({ "model": "falaj-seed", "max_tokens": max_tokens, "temperature": 0, "stream": true,
+        // The end token, forbidden: the length does not hang on what the model would say.
+        "logit_bias": { "2": -100 }, "messages": [{ "role": "user", "content": "Count from one to twenty." }] });
     let request = request.to_string();
     let mut stream = TcpStream::connect(up.address()).unwrap();
     let head = format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\
+        "POST /openai/v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\
          Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{request}",
         request.len()
     );
@@ -119,11 +120,29 @@ fn a_stream_under_way_is_finished_before_the_end() {
         line.clear();
         assert!(reader.read_line(&mut line).unwrap() > 0, "the stream ended before its first event");
     }
+    reader
+}
+
+#[test]
+fn a_stream_under_way_is_finished_before_the_end() {
+    let site = Site::new("up-drain");
+    let up = site.up(&[]);
+    let mut stream = start_stream(&up, 64);
     up.signal("-TERM");
     let mut rest = String::new();
-    reader.read_to_string(&mut rest).unwrap();
+    stream.read_to_string(&mut rest).unwrap();
     assert!(rest.contains("[DONE]"), "{rest}");
-    assert_eq!(up.stop("-CONT").0, Some(0));
+    assert_eq!(up.ended().0, Some(0));
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let site = Site::new("up-twice");
+    let up = site.up(&[]);
+    let _stream = start_stream(&up, 1900);
+    up.signal("-TERM");
+    // Another one: two of the same kind that wait together are one.
+    assert_eq!(up.stop("-INT").0, Some(130));
 }
 
 #[test]

@@ -52,9 +52,24 @@ impl ModelText {
             // Mistral's own format is the exact one; templates beside it are others' approximations.
             (_, Some(version)) => Some(ChatFormat::mistral(version, &tokenizer)?),
             (Some(template), None) => Some(ChatFormat::jinja(&template, &tokenizer)?),
+            // Mistral's own layout without a version in a file's name.
+            (None, None) if dir.join("params.json").is_file() => {
+                Some(ChatFormat::mistral(version_of_vocabulary(&tokenizer), &tokenizer)?)
+            }
             (None, None) => None,
         };
         Ok(Self { tokenizer, chat })
+    }
+}
+
+/// The oldest instruct version whose control tokens the vocabulary has all of.
+fn version_of_vocabulary(tokenizer: &Tokenizer) -> InstructVersion {
+    let has = |name| tokenizer.special_id(name).is_some();
+    match () {
+        () if has("[SYSTEM_PROMPT]") => InstructVersion::V7,
+        () if has("[PREFIX]") => InstructVersion::V3,
+        () if has("[INST]") => InstructVersion::V2,
+        () => InstructVersion::V1,
     }
 }
 

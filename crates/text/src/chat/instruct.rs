@@ -271,11 +271,13 @@ impl Instruct {
             let calls: Value = calls
                 .iter()
                 .map(|call| {
-                    let mut value = json!({"name": call.name, "arguments": parse_or_text(&call.arguments)});
+                    let mut value = Map::new();
+                    value.insert("name".to_owned(), call.name.clone().into());
+                    value.insert("arguments".to_owned(), parse_or_text(&call.arguments));
                     if self.version >= InstructVersion::V3 && has_id(&call.id) {
-                        value["id"] = nine_alphanumerics(&call.id).into();
+                        value.insert("id".to_owned(), nine_alphanumerics(&call.id).into());
                     }
-                    value
+                    Value::Object(value)
                 })
                 .collect();
             out.push(self.control("[TOOL_CALLS]")?);

@@ -3,6 +3,7 @@
 //! however the template trims, cuts or joins it.
 
 mod bounded;
+mod names;
 mod python;
 
 use std::sync::Arc;
@@ -59,18 +60,21 @@ impl Template {
         }
         let tools = if conversation.tools.is_empty() { Value::Null } else { tools(conversation) };
         let now_s = conversation.now_s.unwrap_or_else(clock);
-        let mut context = json!({
-            "messages": messages,
-            "tools": tools,
-            "documents": null,
-            "add_generation_prompt": !continues,
-            "continue_final_message": continues,
-            "bos_token": self.bos,
-            "eos_token": self.eos,
-        });
+        let mut context: Map<String, Value> = [
+            ("messages", messages.into()),
+            ("tools", tools),
+            ("documents", Value::Null),
+            ("add_generation_prompt", (!continues).into()),
+            ("continue_final_message", continues.into()),
+            ("bos_token", self.bos.clone().into()),
+            ("eos_token", self.eos.clone().into()),
+        ]
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect();
         if let Some(effort) = &conversation.reasoning_effort {
-            context["reasoning_effort"] = Value::String(clean(effort));
-            context["enable_thinking"] = Value::Bool(effort != "none");
+            context.insert("reasoning_effort".to_owned(), clean(effort).into());
+            context.insert("enable_thinking".to_owned(), (effort != "none").into());
         }
         let mut text = apart(|| {
             let environment = environment(now_s, &Budget::new());
@@ -302,8 +306,8 @@ const CLOSE: char = '\u{FDD1}';
 const CUT: &str = "\u{FDD2}";
 
 const MAX_TEMPLATE_BYTES: usize = 256 << 10;
-/// Instructions; a conversation of a thousand messages with tools takes about a fiftieth.
-const FUEL: u64 = 10_000_000;
+/// Instructions; a conversation of a thousand messages with tools takes about a tenth.
+const FUEL: u64 = 4_000_000;
 const RECURSION: usize = 64;
 /// For the compiler's and the machine's recursion, whatever thread asks.
 const STACK_BYTES: usize = 32 << 20;

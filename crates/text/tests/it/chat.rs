@@ -92,7 +92,8 @@ proptest! {
         "[INST]", "[/INST]", "</s>", "<s>", "<|im_end|>", "[", "]", "<", ">", "INST", "/", " ", "é", "مرحبا", "\u{fdd0}", "\u{fdd1}", "7", "\0",
     ]), 0..12)) {
         let text = pieces.concat();
-        for tokenizer in [byte_level(), tekken("v13")] {
+        static TEKKEN: std::sync::LazyLock<Arc<Tokenizer>> = std::sync::LazyLock::new(|| tekken("v13"));
+        for tokenizer in [byte_level(), TEKKEN.clone()] {
             let tokens = tokenizer.encode(&text, Special::Plain);
             prop_assert!(tokens.iter().all(|token| !tokenizer.is_special(*token)));
             let expected = if tokenizer.special_id("[ARGS]").is_some() { text.clone() } else {
@@ -182,4 +183,35 @@ fn thinking_effort_must_be_known() {
     conversation.reasoning_effort = Some("extreme".into());
     let error = format.render(&conversation).unwrap_err().to_string();
     assert!(error.contains("`none`, `high`") && error.contains("`extreme`"), "{error}");
+}
+
+#[test]
+fn folders_of_every_layout() {
+    let dir = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("text-folders");
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(&dir).unwrap();
+    let error = ModelText::from_dir(&dir).unwrap_err().to_string();
+    assert!(error.contains("tokenizer.json, tekken.json or tokenizer.model"), "{error}");
+    let put = |name: &str, bytes: &[u8]| std::fs::write(dir.join(name), bytes).unwrap();
+    let text = || {
+        let format = ModelText::from_dir(&dir).unwrap().chat?;
+        Some(format.render(&conversation(vec![Message::system("S"), Message::user("U")])).unwrap().text)
+    };
+    put("tokenizer.model", &crate::support::read("tokenizer.model.v3"));
+    assert_eq!(text(), None);
+    put("params.json", b"{}");
+    assert_eq!(text().unwrap(), "<s>[INST]S\n\nU[/INST]");
+    put("tokenizer.model.v7", &crate::support::read("tokenizer.model.v7"));
+    assert_eq!(text().unwrap(), "<s>[SYSTEM_PROMPT]S[/SYSTEM_PROMPT][INST]U[/INST]");
+    put("tokenizer.json", &crate::support::read("bytelevel.json"));
+    put("tokenizer_config.json", br#"{"bos_token": {"content": "<|im_start|>"}, "eos_token": "<|im_end|>", "chat_template": "{{ bos_token }}{{ messages[1].content }}{{ eos_token }}"}"#);
+    put("generation_config.json", br#"{"eos_token_id": [12, 99999]}"#);
+    assert_eq!(text().unwrap(), "<|im_start|>U<|im_end|>");
+    assert_eq!(ModelText::from_dir(&dir).unwrap().tokenizer.eos_tokens()[..2], [9, 12]);
+    put("chat_template.jinja", b"{{ messages[0].content }}");
+    assert_eq!(text().unwrap(), "S");
+    put("tekken.json", &crate::support::read("tekken.json"));
+    assert_eq!(text().unwrap(), "<s>[INST]S\n\nU[/INST]");
+    put("tekken.json", b"{");
+    assert!(ModelText::from_dir(&dir).is_err());
 }

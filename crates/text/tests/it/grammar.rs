@@ -172,7 +172,7 @@ fn calls_fit_their_schemas() {
                             "{what}: {written}"
                         ),
                         "now" => {
-                            assert_eq!((&value, &choice != &ToolChoice::Named("weather".into())), (&json!({}), true))
+                            assert_eq!((&value, choice != ToolChoice::Named("weather".into())), (&json!({}), true))
                         }
                         other => panic!("{what} {other}: {written}"),
                     }

@@ -5,5 +5,6 @@ mod golden;
 mod grammar;
 mod hostile;
 mod output;
+mod seed;
 mod seeds;
 mod support;

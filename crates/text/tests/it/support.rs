@@ -1,7 +1,7 @@
 //! What the tests share: golden files, tokenizers made from them, conversations from JSON.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use falaj_artifact::gguf::{Array, Gguf, GgufWriter, StringArray, Value as Meta};
 use falaj_text::{Conversation, Message, Part, Role, Tokenizer, Tool, ToolCall};
@@ -20,10 +20,13 @@ pub fn json(name: &str) -> Value {
 }
 
 pub fn byte_level() -> Arc<Tokenizer> {
-    let mut tokenizer = Tokenizer::from_tokenizer_json(&read("bytelevel.json")).unwrap();
-    tokenizer.set_bos(tokenizer.special_id("<s>").unwrap());
-    tokenizer.set_eos(&[tokenizer.special_id("</s>").unwrap()]);
-    Arc::new(tokenizer)
+    static TOKENIZER: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| {
+        let mut tokenizer = Tokenizer::from_tokenizer_json(&read("bytelevel.json")).unwrap();
+        tokenizer.set_bos(tokenizer.special_id("<s>").unwrap());
+        tokenizer.set_eos(&[tokenizer.special_id("</s>").unwrap()]);
+        Arc::new(tokenizer)
+    });
+    TOKENIZER.clone()
 }
 
 /// The cut tekken vocabulary as the given version has it.

@@ -12,6 +12,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Rest, Value, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State};
 
+use super::names::{FILTERS, TESTS};
 use super::python::{python_repr, python_str};
 
 /// What one rendering may still do.
@@ -83,7 +84,7 @@ type Compiled<'a> = (Instructions<'a>, BTreeMap<&'a str, Instructions<'a>>);
 pub(super) fn compile(source: &str) -> Result<Compiled<'_>, Error> {
     let spaces = WhitespaceConfig { keep_trailing_newline: false, lstrip_blocks: true, trim_blocks: true };
     check_tokens(source, spaces)?;
-    let ast = parse(source, NAME, SyntaxConfig::default(), spaces)?;
+    let ast = parse(source, NAME, SyntaxConfig, spaces)?;
     let mut generator = CodeGenerator::new(NAME, source);
     generator.compile_stmt(&ast);
     let (main, blocks) = generator.finish();
@@ -94,7 +95,7 @@ pub(super) fn compile(source: &str) -> Result<Compiled<'_>, Error> {
 /// Bounds how deep and how wide an expression can be, before anything recurses into it or folds it.
 fn check_tokens(source: &str, spaces: WhitespaceConfig) -> Result<(), Error> {
     let (mut length, mut times, mut largest, mut literal, mut branches) = (0usize, 0usize, 0u64, false, 0usize);
-    for token in tokenize(source, false, SyntaxConfig::default(), spaces) {
+    for token in tokenize(source, false, SyntaxConfig, spaces) {
         let (token, _) = token?;
         match token {
             Token::VariableStart | Token::BlockStart => (length, times, largest, literal) = (0, 0, 0, false),
@@ -482,93 +483,10 @@ const CHECK: &str = "?";
 /// Bytes of text and lists made in one rendering; many times the longest context.
 const MADE_BYTES: i64 = 256 << 20;
 /// Bytes looked at; about a second.
-const SEEN_BYTES: i64 = 2 << 30;
+const SEEN_BYTES: i64 = 1 << 30;
 const MAX_DEPTH: usize = 64;
 const MAX_NODES: usize = 200_000;
 const NODE_BYTES: usize = 16;
 const MAX_EXPRESSION_TOKENS: usize = 1000;
 const MAX_BRANCHES: usize = 300;
 const MAX_REPEAT: u64 = 256;
-
-/// Filters that templates may use, and the functions that guard them.
-const FILTERS: [(&str, &str); 42] = [
-    ("abs", "|abs"),
-    ("attr", "|attr"),
-    ("bool", "|bool"),
-    ("capitalize", "|capitalize"),
-    ("count", "|count"),
-    ("d", "|d"),
-    ("default", "|default"),
-    ("dictsort", "|dictsort"),
-    ("e", "|e"),
-    ("escape", "|escape"),
-    ("first", "|first"),
-    ("float", "|float"),
-    ("groupby", "|groupby"),
-    ("indent", "|indent"),
-    ("int", "|int"),
-    ("items", "|items"),
-    ("join", "|join"),
-    ("last", "|last"),
-    ("length", "|length"),
-    ("lines", "|lines"),
-    ("list", "|list"),
-    ("lower", "|lower"),
-    ("map", "|map"),
-    ("max", "|max"),
-    ("min", "|min"),
-    ("reject", "|reject"),
-    ("rejectattr", "|rejectattr"),
-    ("replace", "|replace"),
-    ("reverse", "|reverse"),
-    ("round", "|round"),
-    ("safe", "|safe"),
-    ("select", "|select"),
-    ("selectattr", "|selectattr"),
-    ("sort", "|sort"),
-    ("split", "|split"),
-    ("string", "|string"),
-    ("sum", "|sum"),
-    ("title", "|title"),
-    ("tojson", "|tojson"),
-    ("trim", "|trim"),
-    ("unique", "|unique"),
-    ("upper", "|upper"),
-];
-
-const TESTS: [(&str, &str); 34] = [
-    ("!=", "is !="),
-    ("<", "is <"),
-    ("<=", "is <="),
-    ("==", "is =="),
-    (">", "is >"),
-    (">=", "is >="),
-    ("boolean", "is boolean"),
-    ("defined", "is defined"),
-    ("divisibleby", "is divisibleby"),
-    ("endingwith", "is endingwith"),
-    ("eq", "is eq"),
-    ("equalto", "is equalto"),
-    ("even", "is even"),
-    ("false", "is false"),
-    ("float", "is float"),
-    ("ge", "is ge"),
-    ("gt", "is gt"),
-    ("in", "is in"),
-    ("integer", "is integer"),
-    ("iterable", "is iterable"),
-    ("le", "is le"),
-    ("lower", "is lower"),
-    ("lt", "is lt"),
-    ("mapping", "is mapping"),
-    ("ne", "is ne"),
-    ("none", "is none"),
-    ("number", "is number"),
-    ("odd", "is odd"),
-    ("sameas", "is sameas"),
-    ("sequence", "is sequence"),
-    ("startingwith", "is startingwith"),
-    ("string", "is string"),
-    ("true", "is true"),
-    ("undefined", "is undefined"),
-];

@@ -1,7 +1,8 @@
 //! The built-in model: a GGUF inside the executable, so that `falaj up` answers with no network. Its digest is committed
 //! beside it and compared before a weight is used.
 
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
+use crate::words::Word;
 use falaj_artifact::{Digest, ModelFiles, Verified};
 
 pub const NAME: &str = "falaj-seed";
@@ -16,7 +17,11 @@ pub fn digest() -> Outcome<Digest> {
 }
 
 pub fn files() -> Outcome<Verified<ModelFiles>> {
-    Ok(Verified::embedded(GGUF, digest()?)?)
+    let expected = digest()?;
+    Verified::embedded(GGUF, expected).map_err(|_| {
+        let found = Digest::of(GGUF).to_string();
+        Failure::new(Word::BuiltinDamaged.with(&[&found, &expected.to_string()])).next(Word::BuiltinDamagedNext.text())
+    })
 }
 
 #[cfg(test)]

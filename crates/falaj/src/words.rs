@@ -172,6 +172,14 @@ words! {
         "`{0}` est intégré ; il ne peut être ni supprimé ni remplacé",
         "`{0}` مدمج في البرنامج؛ لا يمكن حذفه أو استبداله";
     ModelBuiltinNext: "choose another name: `--name NAME`", "choisissez un autre nom : `--name NAME`", "اختر اسمًا آخر: `--name NAME`";
+    BuiltinDamaged:
+        "the built-in model is not the one this program was made with: its SHA-256 is {0}, not {1}",
+        "le modèle intégré n'est pas celui avec lequel ce programme a été fait : son SHA-256 est {0} et non {1}",
+        "النموذج المدمج ليس الذي صُنع به هذا البرنامج: بصمته SHA-256 هي {0} لا {1}";
+    BuiltinDamagedNext:
+        "fetch the program again; when building, `sha256sum` in `models/falaj-seed` makes the digest file anew",
+        "téléchargez de nouveau le programme ; pour compiler, `sha256sum` dans `models/falaj-seed` refait le fichier d'empreinte",
+        "احصل على البرنامج من جديد؛ وعند البناء يعيد `sha256sum` في `models/falaj-seed` ملف البصمة";
     ModelLoading: "loading {0}", "chargement de {0}", "تحميل {0}";
     ModelImporting: "adding {0}", "ajout de {0}", "إضافة {0}";
     ModelHashing: "checking {0}", "vérification de {0}", "التحقق من {0}";

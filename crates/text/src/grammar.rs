@@ -102,9 +102,16 @@ impl GrammarCompiler {
             Body::Lark(lark) => TopLevelGrammar::from_lark(lark.clone()),
         };
         let factory = self.factory.get_or_init(|| factory(&self.tokenizer)).as_ref().map_err(Clone::clone)?;
-        let parser = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| factory.create_parser(top)))
-            .unwrap_or_else(|_| Err(std::io::Error::other("the compiler failed on it").into()))
-            .map_err(|error| TextError::Grammar { what, reason: reason(&error.to_string()) })?;
+        let failed = |why: &str| TextError::Grammar { what, reason: why.to_owned() };
+        // The compiler follows references by recursion, as deep as a request says: a stack of its own, measured
+        // against the longest chain that fits into the largest grammar.
+        let parser = std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("grammar".to_owned()).stack_size(STACK_BYTES);
+            let compiling = thread.spawn_scoped(scope, || factory.create_parser(top));
+            let compiling = compiling.map_err(|_| failed("no thread can be started for it"))?;
+            let parser = compiling.join().map_err(|_| failed("the compiler failed on it"))?;
+            parser.map_err(|error| failed(&reason(&error.to_string())))
+        })?;
         Ok(Matcher { inner: llguidance::Matcher::new(Ok(parser)) })
     }
 }
@@ -249,5 +256,7 @@ fn constraint(text: &str) -> TextError {
 
 const MAX_DEPTH: usize = 100;
 const MAX_GRAMMAR_BYTES: usize = 512 << 10;
+/// Address space; only what recursion touches becomes memory.
+const STACK_BYTES: usize = 256 << 20;
 /// The trie counts a token's depth in ten bits.
 const MAX_TOKEN_BYTES: usize = 1000;

@@ -220,6 +220,31 @@ fn bad_grammars_say_why() {
     assert!(refuse(&Grammar::json_schema(&deep)).to_string().contains("depth"));
 }
 
+/// References chain without nesting: depth that only the compiler sees. The lengths fill the largest grammar.
+#[test]
+fn a_long_chain_of_references_compiles_or_is_refused() {
+    let compiler = GrammarCompiler::new(byte_level());
+    let chain = |links: usize, link: &dyn Fn(String) -> Value| {
+        let mut defs = serde_json::Map::new();
+        for at in 0..links {
+            defs.insert(format!("{at:x}"), link(format!("#/d/{:x}", at + 1)));
+        }
+        defs.insert(format!("{links:x}"), json!({"type": "integer"}));
+        Grammar::json_schema(&json!({"$ref": "#/d/0", "d": defs}))
+    };
+    let too_large = |grammar: &Grammar| matches!(compiler.compile(grammar), Err(TextError::TooLarge { .. }));
+    assert!(!too_large(&chain(300, &|next| json!({"items": {"$ref": next}}))));
+    assert!(!too_large(&chain(18_000, &|next| json!({"$ref": next}))));
+    assert!(!too_large(&chain(13_000, &|next| json!({"items": {"$ref": next}}))));
+    assert!(!too_large(&chain(11_000, &|next| json!({"anyOf": [{"$ref": next}, {}]}))));
+    let lark = |links: usize, name: &str| {
+        let rules: String = (0..links).map(|at| format!("{name}{at:x}: {name}{:x}\n", at + 1)).collect();
+        Grammar::lark(&format!("start: {name}0\n{rules}{name}{links:x}: \"x\"\n"))
+    };
+    assert!(!too_large(&lark(30_000, "a")));
+    assert!(!too_large(&lark(30_000, "A")));
+}
+
 #[test]
 fn misuse_is_an_error() {
     let tokenizer = byte_level();

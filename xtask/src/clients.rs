@@ -126,7 +126,10 @@ impl Suite {
         let tests = root().join("tests/clients/python");
         let python = environment(self.name, &tests.join(format!("requirements-{}.txt", self.name)))?;
         let mut command = Command::new(python);
-        command.current_dir(&tests).args(["-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"]).args(files);
+        command
+            .current_dir(&tests)
+            .args(["-m", "pytest", "-q", "-rs", "--tb=short", "-p", "no:cacheprovider"])
+            .args(files);
         if self.name == "langchain" {
             // Its standard tests are partly coroutines without a mark.
             command.args(["-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function"]);

@@ -47,6 +47,8 @@ class TestChatMistralAI(ChatModelIntegrationTests):
             "max_tokens": 256,
             "timeout": 120,
             "max_retries": 0,
+            # When to stop calling is a skill, too.
+            "model_kwargs": {"parallel_tool_calls": False},
         }
 
     @property

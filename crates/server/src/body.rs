@@ -3,7 +3,7 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::{Bytes, HttpBody};
 use axum::extract::{FromRequest, Request};
@@ -18,12 +18,15 @@ use crate::error::ApiError;
 pub(crate) struct Raw {
     bytes: Bytes,
     share: Share,
+    arrived: Instant,
 }
 
 /// A request read from a body whose share it still holds.
 pub(crate) struct Parsed<T> {
     pub request: T,
     pub share: Share,
+    /// When its head had been read.
+    pub arrived: Instant,
 }
 
 /// Memory taken from the budget of all bodies; given back when dropped.
@@ -35,7 +38,7 @@ pub(crate) struct Share {
 
 impl Raw {
     pub(crate) fn parse<T>(self, parse: impl FnOnce(&[u8]) -> Result<T, Vec<Problem>>) -> Result<Parsed<T>, ApiError> {
-        Ok(Parsed { request: parse(&self.bytes)?, share: self.share })
+        Ok(Parsed { request: parse(&self.bytes)?, share: self.share, arrived: self.arrived })
     }
 }
 
@@ -71,13 +74,14 @@ impl FromRequest<App> for Raw {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        let arrived = Instant::now();
         let timeout_ms = app.settings.body_timeout_ms;
         let mut share = Share::new(&app.bodies);
         let read = read(request.into_body(), app.settings.body_limit_bytes, &mut share);
         let bytes = tokio::time::timeout(Duration::from_millis(timeout_ms), read)
             .await
             .unwrap_or(Err(ApiError::BodyTooSlow { timeout_ms }))?;
-        Ok(Self { bytes, share })
+        Ok(Self { bytes, share, arrived })
     }
 }
 

@@ -2,6 +2,7 @@
 //! tokenizing, grammars) runs on a blocking thread, a bounded number at a time.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use falaj_engine::Sampling;
 use falaj_protocol::chat::{
@@ -28,7 +29,7 @@ use crate::registry::Served;
 
 pub(crate) async fn chat(app: &App, caller: &Caller, request: Parsed<ChatRequest>) -> Result<Job, ApiError> {
     let served = app.registry.find(&request.model).await?;
-    let salt = caller.cache_salt;
+    let origin = Origin { cache_salt: caller.cache_salt, arrived: request.arrived };
     blocking(app, request, move |request| {
         let asked = Asked {
             messages: request.messages,
@@ -41,14 +42,14 @@ pub(crate) async fn chat(app: &App, caller: &Caller, request: Parsed<ChatRequest
         let (prompt, grammar, decode) = asked.prepare(&served)?;
         let constraints = constraints(&served, grammar.as_ref(), request.options.n)?;
         let logprobs = request.logprobs;
-        Ok(Job { constraints, decode, logprobs, ..plain(served, vec![prompt], &request.options, salt) })
+        Ok(Job { constraints, decode, logprobs, ..plain(served, vec![prompt], &request.options, origin) })
     })
     .await
 }
 
 pub(crate) async fn messages(app: &App, caller: &Caller, request: Parsed<MessagesRequest>) -> Result<Job, ApiError> {
     let served = app.registry.find(&request.model).await?;
-    let salt = caller.cache_salt;
+    let origin = Origin { cache_salt: caller.cache_salt, arrived: request.arrived };
     blocking(app, request, move |request| {
         let options = Options {
             temperature: request.temperature,
@@ -69,7 +70,7 @@ pub(crate) async fn messages(app: &App, caller: &Caller, request: Parsed<Message
         };
         let (prompt, grammar, decode) = asked.prepare(&served)?;
         let constraints = constraints(&served, grammar.as_ref(), 1)?;
-        Ok(Job { constraints, decode, ..plain(served, vec![prompt], &options, salt) })
+        Ok(Job { constraints, decode, ..plain(served, vec![prompt], &options, origin) })
     })
     .await
 }
@@ -80,7 +81,7 @@ pub(crate) async fn completion(
     request: Parsed<CompletionRequest>,
 ) -> Result<Job, ApiError> {
     let served = app.registry.find(&request.model).await?;
-    let salt = caller.cache_salt;
+    let origin = Origin { cache_salt: caller.cache_salt, arrived: request.arrived };
     blocking(app, request, move |request| {
         let prompts = request.prompts.into_iter().map(|prompt| match (&request.suffix, prompt) {
             (None, prompt) => tokens(&served, prompt),
@@ -92,17 +93,17 @@ pub(crate) async fn completion(
         });
         let prompts = prompts.collect::<Result<Vec<_>, _>>()?;
         let logprobs = request.logprobs;
-        Ok(Job { logprobs, ..plain(served, prompts, &request.options, salt) })
+        Ok(Job { logprobs, ..plain(served, prompts, &request.options, origin) })
     })
     .await
 }
 
 pub(crate) async fn fim(app: &App, caller: &Caller, request: Parsed<FimRequest>) -> Result<Job, ApiError> {
     let served = app.registry.find(&request.model).await?;
-    let salt = caller.cache_salt;
+    let origin = Origin { cache_salt: caller.cache_salt, arrived: request.arrived };
     blocking(app, request, move |request| {
         let prompt = fill(&served, &request.prompt, &request.suffix)?;
-        Ok(plain(served, vec![prompt], &request.options, salt))
+        Ok(plain(served, vec![prompt], &request.options, origin))
     })
     .await
 }
@@ -126,7 +127,7 @@ async fn blocking<R: Send + 'static, T: Send + 'static>(
 ) -> Result<T, ApiError> {
     let _turn = app.preparing.acquire().await.map_err(|_| ApiError::Stopping)?;
     let work = move || {
-        let Parsed { request, share } = parsed;
+        let Parsed { request, share, .. } = parsed;
         let result = work(request);
         drop(share);
         result
@@ -137,8 +138,15 @@ async fn blocking<R: Send + 'static, T: Send + 'static>(
     })
 }
 
+/// Whose request it is and when it came.
+#[derive(Clone, Copy)]
+struct Origin {
+    cache_salt: u64,
+    arrived: Instant,
+}
+
 /// A job with nothing but sampling.
-fn plain(served: Arc<Served>, prompts: Vec<Vec<u32>>, options: &Options, cache_salt: u64) -> Job {
+fn plain(served: Arc<Served>, prompts: Vec<Vec<u32>>, options: &Options, origin: Origin) -> Job {
     let temperature = options.temperature.or(served.facts.default_temperature).unwrap_or(1.0);
     Job {
         sampling: Sampling {
@@ -161,7 +169,8 @@ fn plain(served: Arc<Served>, prompts: Vec<Vec<u32>>, options: &Options, cache_s
         constraints: Vec::new(),
         logprobs: None,
         decode: Decode::Plain,
-        cache_salt,
+        cache_salt: origin.cache_salt,
+        arrived: origin.arrived,
     }
 }
 
@@ -185,12 +194,15 @@ impl Asked {
     fn prepare(self, served: &Served) -> Result<(Vec<u32>, Option<Grammar>, Decode), ApiError> {
         let chat = served.text.chat.as_ref().ok_or(TextError::NoChatFormat)?;
         let tools: Vec<Tool> = self.tools.into_iter().map(tool).collect();
-        let bound: Vec<Tool> = tools.iter().map(bound).collect();
+        let mut bound: Vec<Tool> = tools.iter().map(bound).collect();
+        if let WireChoice::Allowed { names, .. } = &self.choice {
+            bound.retain(|tool| names.contains(&tool.name));
+        }
         let choice = match self.choice {
             _ if tools.is_empty() => ToolChoice::None,
-            WireChoice::Auto => ToolChoice::Auto,
+            WireChoice::Auto | WireChoice::Allowed { required: false, .. } => ToolChoice::Auto,
             WireChoice::None => ToolChoice::None,
-            WireChoice::Required => ToolChoice::Any,
+            WireChoice::Required | WireChoice::Allowed { required: true, .. } => ToolChoice::Any,
             WireChoice::Named(name) => ToolChoice::Named(name),
         };
         let may_call = choice != ToolChoice::None;

@@ -33,6 +33,8 @@ pub(crate) struct Job {
     pub logprobs: Option<u8>,
     pub decode: Decode,
     pub cache_salt: u64,
+    /// When the request came: what clients wait for begins there.
+    pub arrived: Instant,
 }
 
 /// How tokens become text.
@@ -117,8 +119,8 @@ impl Generation {
             lanes,
             ready: VecDeque::new(),
             turn: 0,
-            started: Instant::now(),
-            deadline: tokio::time::Instant::now() + timeout,
+            started: job.arrived,
+            deadline: tokio::time::Instant::from_std(job.arrived) + timeout,
             prompt_tokens,
             first_token_seen: false,
             failed: false,

@@ -29,6 +29,11 @@ pub enum ToolChoice {
     /// At least one call: `required` (OpenAI) or `any` (Mistral).
     Required,
     Named(String),
+    /// OpenAI's `allowed_tools`: these only, and at least one call if `required`. The others stay in the prompt.
+    Allowed {
+        names: Vec<String>,
+        required: bool,
+    },
 }
 
 pub const MOST_TOOLS: usize = 512;
@@ -88,6 +93,9 @@ pub(super) fn tool_choice(c: &mut Checker, value: Value) -> Option<ToolChoice> {
     const REQUIRED: u8 = 2;
     if value.is_object() {
         let mut fields = c.fields(value)?;
+        if fields.peek("type") == Some("allowed_tools") {
+            return c.required(&mut fields, "allowed_tools", allowed_tools);
+        }
         function_only(c, &mut fields)?;
         return c.required(&mut fields, "function", |c, v| {
             let mut function = c.fields(v)?;
@@ -102,13 +110,41 @@ pub(super) fn tool_choice(c: &mut Checker, value: Value) -> Option<ToolChoice> {
     })
 }
 
+fn allowed_tools(c: &mut Checker, value: Value) -> Option<ToolChoice> {
+    let mut fields = c.fields(value)?;
+    let required = c.required(&mut fields, "mode", |c, v| c.word(v, &[("auto", false), ("required", true)]));
+    let names = c.required(&mut fields, "tools", |c, v| {
+        c.list(v, |c, v| {
+            let mut tool = c.fields(v)?;
+            function_only(c, &mut tool)?;
+            c.required(&mut tool, "function", |c, v| {
+                let mut function = c.fields(v)?;
+                c.required(&mut function, "name", Checker::string)
+            })
+        })
+    });
+    Some(ToolChoice::Allowed { names: names?, required: required? })
+}
+
 /// A choice that the tools cannot meet is a mistake worth telling.
 pub(crate) fn check_choice(c: &mut Checker, tools: &[Tool], choice: &ToolChoice) {
+    let unknown = |name: &String| !tools.iter().any(|tool| tool.name == *name);
     match choice {
+        ToolChoice::Allowed { names, .. } => {
+            if let Some(name) = names.iter().find(|name| unknown(name)) {
+                c.field_problem("tool_choice", "value_error", format!("`{name}` is not among the `tools`"));
+            } else if names.is_empty() {
+                c.field_problem(
+                    "tool_choice",
+                    "value_error",
+                    "`allowed_tools` allows none; use `tool_choice: \"none\"`",
+                );
+            }
+        }
         ToolChoice::Required if tools.is_empty() => {
             c.field_problem("tool_choice", "value_error", "`tool_choice` asks for a call, but there are no `tools`");
         }
-        ToolChoice::Named(name) if !tools.iter().any(|tool| tool.name == *name) => {
+        ToolChoice::Named(name) if unknown(name) => {
             c.field_problem("tool_choice", "value_error", format!("`{name}` is not among the `tools`"));
         }
         _ => {}

@@ -116,3 +116,40 @@ async fn errors_have_anthropics_envelope() {
     let reply = api.post("/v1/messages", unknown).await;
     assert_eq!((reply.status.as_u16(), &reply.json()["error"]["type"]), (404, &json!("not_found_error")));
 }
+
+/// The fields of a coding agent's second turn, in its way of writing them.
+#[tokio::test]
+async fn what_coding_tools_send() {
+    let api = api();
+    let cached = json!({"type": "ephemeral"});
+    let schema = json!({"$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object", "properties": {
+        "path": {"type": "string", "description": "a file"}, "env": {"type": "object", "propertyNames": {"type": "string"},
+        "additionalProperties": {"type": "string"}}}, "required": ["path"], "additionalProperties": false});
+    let request = json!({
+        "model": MODEL,
+        "max_tokens": 32000,
+        "stop_sequences": ["\n\nHuman:"],
+        "system": [{"type": "text", "text": "You", "cache_control": cached}, {"type": "text", "text": "code"}],
+        "metadata": {"user_id": "u"},
+        "thinking": {"type": "enabled", "budget_tokens": 1024},
+        "context_management": {"edits": []},
+        "tools": [{"name": "Read", "description": "reads", "input_schema": schema, "cache_control": cached}],
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "fix it", "cache_control": cached}]},
+            {"role": "assistant", "content": [{"type": "text", "text": "Look"},
+                {"type": "tool_use", "id": "toolu_01A09q90qw90lq917835lq9", "name": "Read", "input": {"path": "a.rs"}}]},
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "toolu_01A09q90qw90lq917835lq9",
+                "content": [{"type": "text", "text": "fn a()"}], "is_error": false, "cache_control": cached}]},
+        ],
+        "stream": true,
+        "temperature": 1,
+    });
+    let mut short = request.clone();
+    short["max_tokens"] = 4.into();
+    let headers =
+        [("x-api-key", crate::fixture::KEY), ("anthropic-version", "2023-06-01"), ("anthropic-beta", "x-2025-01-01")];
+    let reply = api.request("POST", "/v1/messages?beta=true", &headers, short.to_string()).await;
+    assert_eq!(reply.events().last().map(|(name, _)| name.clone()).as_deref(), Some("message_stop"));
+    let counted = api.ok("/v1/messages/count_tokens?beta=true", request).await;
+    assert!(counted["input_tokens"].as_u64().is_some_and(|count| count > 20));
+}

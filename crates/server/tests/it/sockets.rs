@@ -121,3 +121,15 @@ async fn a_body_that_never_ends_is_408() {
     let text = read_until(&mut stream, "did not arrive").await;
     assert!(text.starts_with("HTTP/1.1 408"), "{text}");
 }
+
+#[tokio::test]
+async fn a_scraper_on_this_machine_needs_no_key_unless_it_speaks_for_another() {
+    let site = site(Settings::default()).await;
+    for (extra, status) in [("", "200 OK"), ("x-forwarded-for: 10.1.2.3\r\n", "401 Unauthorized")] {
+        let mut stream = TcpStream::connect(site.address).await.expect("a connection");
+        let head = format!("GET /metrics HTTP/1.1\r\nhost: x\r\n{extra}\r\n");
+        stream.write_all(head.as_bytes()).await.expect("written");
+        let text = read_until(&mut stream, "\r\n\r\n").await;
+        assert!(text.starts_with(&format!("HTTP/1.1 {status}")), "{text}");
+    }
+}

@@ -132,3 +132,28 @@ async fn a_strict_schema_that_cannot_be_enforced_is_refused() {
         reply.text
     );
 }
+
+#[tokio::test]
+async fn only_allowed_tools_are_called() {
+    let api = api();
+    let other = json!({"type": "function", "function": {"name": "other"}});
+    let allowed = |names: &[&str]| {
+        let tools: Vec<Value> =
+            names.iter().map(|name| json!({"type": "function", "function": {"name": name}})).collect();
+        json!({"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": tools}})
+    };
+    let more = json!({"tools": [other, weather_tool()], "parallel_tool_calls": false, "max_tokens": 120});
+    for seed in 0..4 {
+        let mut body = chat(more.clone());
+        body["tool_choice"] = allowed(&["weather"]);
+        body["temperature"] = 1.into();
+        body["seed"] = seed.into();
+        let body = api.ok("/openai/v1/chat/completions", body).await;
+        assert_eq!(body["choices"][0]["message"]["tool_calls"][0]["function"]["name"], "weather");
+    }
+    for names in [&["nobody"][..], &[]] {
+        let mut body = chat(more.clone());
+        body["tool_choice"] = allowed(names);
+        assert_eq!(api.post("/openai/v1/chat/completions", body).await.status, 400);
+    }
+}

@@ -19,6 +19,7 @@ from tokenizer import CHAT_TEMPLATE
 
 LANGUAGES = ("en", "fr", "ar")
 BOS, EOS, PAD = 1, 2, 3
+CHAT, COPY, PROSE = 1, 2, 3
 
 
 def renderer(compact=False):
@@ -94,7 +95,7 @@ def newline(tokenizer):
 
 class Batches:
     def __init__(self, recipe):
-        out, self.t, self.seed, self.vocab = Path(recipe["out"]), recipe["train"], recipe["seed"], recipe["tokenizer"]["vocab"]
+        out, self.t, self.seed = Path(recipe["out"]), recipe["train"], recipe["seed"]
         self.prose = {l: np.load(out / f"train_{l}.npy") for l in LANGUAGES}
         self.chat, self.mask = np.load(out / "chat.npy"), np.load(out / "chat_mask.npy")
         self.order = np.random.default_rng([self.seed, 1]).permutation(len(self.chat))
@@ -102,36 +103,39 @@ class Batches:
         self.fim = [tokenizer.token_to_id(t) for t in ("[PREFIX]", "[SUFFIX]", "[MIDDLE]")]
 
     def batch(self, step):
-        """tokens: (B, T+1) int64; mask: (B, T) bool, true where the next token counts in the loss."""
+        """tokens: (B, T+1) int64; kinds: (B, T) uint8, what the next token counts as in the loss: 0 nothing, then CHAT, COPY or PROSE."""
         rng, T = np.random.default_rng([self.seed, 2, step]), self.t["sequence"]
-        rows, masks = [], []
+        language = lambda i, kind: LANGUAGES[(step * self.t[kind] + i) % 3]
+        rows, kinds = [], []
         for i in range(self.t["rows_chat"]):
             at = self.order[(step * self.t["rows_chat"] + i) % len(self.order)]
             rows.append(self.chat[at])
-            masks.append(self.mask[at, 1:])
-        for _ in range(self.t["rows_copy"]):
-            row, mask = self.echoes(rng, T + 1)
+            kinds.append(self.mask[at, 1:] * CHAT)
+        for i in range(self.t["rows_copy"]):
+            row, mask = self.echoes(rng, language(i, "rows_copy"), T + 1)
             rows.append(row)
-            masks.append(mask[1:])
+            kinds.append(mask[1:] * COPY)
         for i in range(self.t["rows_prose"]):
-            rows.append(np.concatenate(([BOS], self.cut(rng, LANGUAGES[(step * self.t["rows_prose"] + i) % 3], T))))
-            masks.append(np.ones(T, np.uint8))
+            rows.append(np.concatenate(([BOS], self.cut(rng, language(i, "rows_prose"), T))))
+            kinds.append(np.full(T, PROSE, np.uint8))
         for i in range(self.t["rows_fim"]):
-            rows.append(np.concatenate([self.hole(rng, LANGUAGES[(step + i) % 3], (T + 1) // 4) for _ in range(4)] + [[EOS] * (T + 1 - (T + 1) // 4 * 4)]))
-            masks.append(np.ones(T, np.uint8))
-        return np.stack(rows).astype(np.int64), np.stack(masks).astype(bool)
+            quarter = (T + 1) // 4
+            rows.append(np.concatenate([self.hole(rng, language(i, "rows_fim"), quarter) for _ in range(4)] + [[EOS] * (T + 1 - quarter * 4)]))
+            kinds.append(np.full(T, PROSE, np.uint8))
+        return np.stack(rows).astype(np.int64), np.stack(kinds)
 
     def cut(self, rng, language, length):
         at = rng.integers(0, len(self.prose[language]) - length)
         return self.prose[language][at:at + length]
 
-    def echoes(self, rng, width):
-        """Random tokens said twice; only the second time counts. Nothing can be guessed, so the model has to learn to look back and copy."""
-        row, mask = [BOS], [0]
+    def echoes(self, rng, language, width):
+        """Shuffled tokens said two to four times; the first time does not count. Nothing can be guessed, so the model has to look back and copy."""
+        row, mask, pool = [BOS], [0], rng.permutation(self.cut(rng, language, 4 * width)).tolist()
         while len(row) < width:
-            span = rng.integers(16, self.vocab, rng.integers(3, 30)).tolist()
-            row += span + span
-            mask += [0] * (len(span) + 1) + [1] * (len(span) - 1)
+            length, times = int(rng.integers(3, 20)), int(rng.integers(2, 5))
+            span, pool = pool[:length], pool[length:]
+            row += span * times
+            mask += [0] * (length + 1) + [1] * (length * (times - 1) - 1)
         return np.array(row[:width]), np.array(mask[:width], np.uint8)
 
     def hole(self, rng, language, width):
@@ -145,12 +149,12 @@ class Batches:
         return np.concatenate(([BOS, suffix], s, [prefix], p, m, [EOS]) if mistral else ([BOS, prefix], p, [suffix], s, [middle], m, [EOS]))
 
 
-def widen(tokens, mask):
+def widen(tokens, kinds):
     """Neighbouring rows joined into rows of twice the length, so that the model also learns to read far back."""
     tokens = np.concatenate((tokens[0::2, :-1], tokens[1::2]), 1)
-    mask = mask.copy()
-    mask[0::2, -1] = False  # the token that was next there is gone
-    return tokens, np.concatenate((mask[0::2], mask[1::2]), 1)
+    kinds = kinds.copy()
+    kinds[0::2, -1] = 0  # the token that was next there is gone
+    return tokens, np.concatenate((kinds[0::2], kinds[1::2]), 1)
 
 
 if __name__ == "__main__":

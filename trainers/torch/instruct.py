@@ -109,11 +109,11 @@ def word(rng, language):
 def words(rng, language, count):
     """Distinct words; now and then ones that mean nothing, so that a task is done on the letters given and not from memory."""
     known = FREE_WORDS[language] + [row[LANGUAGES.index(language)] for row in WORDS if " " not in row[LANGUAGES.index(language)]]
-    return [made_up(rng, language).lower() if rng.random() < 0.15 else w for w in rng.sample(known, count)]
+    return [made_up(rng, language).lower() if rng.random() < 0.03 else w for w in rng.sample(known, count)]
 
 
 def person(rng, language):
-    return made_up(rng, language) if rng.random() < 0.25 else rng.choice(NAMES[language])
+    return made_up(rng, language) if rng.random() < 0.03 else rng.choice(NAMES[language])
 
 
 def quoted(rng, language, text):
@@ -337,11 +337,11 @@ SHORT = [small_talk(GREETINGS), about_falaj, about_falaj, translate, capital, ar
 
 # name, how to make one, how often
 KINDS = [
-    ("greeting", small_talk(GREETINGS), 4), ("thanks", small_talk(THANKS), 1), ("goodbye", small_talk(GOODBYES), 1), ("about falaj", about_falaj, 17),
-    ("change case", change_case, 4), ("count words", count_words, 3), ("repeat", repeat, 6), ("reverse a list", reverse_list, 4),
-    ("pick from a list", pick_from_list, 3), ("arithmetic", arithmetic, 8), ("translate a word", translate, 10), ("capital", capital, 6),
+    ("greeting", small_talk(GREETINGS), 6), ("thanks", small_talk(THANKS), 1), ("goodbye", small_talk(GOODBYES), 1), ("about falaj", about_falaj, 17),
+    ("change case", change_case, 4), ("count words", count_words, 2), ("repeat", repeat, 3), ("reverse a list", reverse_list, 2),
+    ("pick from a list", pick_from_list, 2), ("arithmetic", arithmetic, 8), ("translate a word", translate, 13), ("capital", capital, 8),
     ("yes or no", yes_or_no, 3), ("extract a name", extract_name, 3), ("what comes next", next_in_order, 2), ("count up", count_up, 2), ("fields as json", as_json, 3),
-    ("not known", unknown, 5), ("remember a name", remembered_name, 6), ("several turns", several_turns, 5), ("tools", tool_talk, 14),
+    ("not known", unknown, 5), ("remember a name", remembered_name, 6), ("several turns", several_turns, 5), ("tools", tool_talk, 16),
 ]
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def made_up(rng, language):
 
 
 def city(rng, language):
-    return made_up(rng, language) if rng.random() < 0.2 else rng.choice(CITIES)[LANGUAGES.index(language)]
+    return made_up(rng, language) if rng.random() < 0.03 else rng.choice(CITIES)[LANGUAGES.index(language)]
 
 
 def weather(rng, language):

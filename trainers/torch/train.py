@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from data import Batches, widen
+from data import CHAT, COPY, PROSE, Batches, widen
 from model import Decoder
 
 
@@ -86,11 +86,11 @@ def main():
     while step < plan["end"]:
         began = time.time()
         falling = step >= plan["decay_start"]
-        tokens, mask = (torch.from_numpy(x) for x in (widen(*batches.batch(step)) if falling else batches.batch(step)))
-        losses = loss_of(body, head, model.embed_tokens.weight, tokens, mask)
+        tokens, kinds = (torch.from_numpy(x) for x in (widen(*batches.batch(step)) if falling else batches.batch(step)))
+        losses = loss_of(body, head, model.embed_tokens.weight, tokens, kinds > 0)
         loss = losses.mean()
         loss.backward()
-        losses = losses.detach()
+        losses, counted = losses.detach(), kinds[kinds > 0]
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         share = rate(step, plan, t["warmup"])
         for o in optimiser:
@@ -101,10 +101,9 @@ def main():
         step += 1
         took = time.time() - began
         seconds += took
-        chat = int(mask[:t["rows_chat"] * len(mask) // rows].sum())
-        log.write(json.dumps({"step": step, "loss": round(loss.item(), 4), "chat": round(losses[:chat].mean().item(), 4), "prose": round(losses[chat:].mean().item(), 4),
-                              "rate": round(t["lr"] * share, 6), "norm": round(norm.item(), 3), "tokens": step * rows * t["sequence"], "seconds": round(seconds, 1),
-                              "tokens_per_s": round(rows * t["sequence"] / took)}) + "\n")
+        by_kind = {name: round(losses[counted == kind].mean().item(), 4) for name, kind in (("chat", CHAT), ("copy", COPY), ("prose", PROSE)) if (counted == kind).any()}
+        log.write(json.dumps({"step": step, "loss": round(loss.item(), 4), **by_kind, "rate": round(t["lr"] * share, 6), "norm": round(norm.item(), 3),
+                              "tokens": step * rows * t["sequence"], "seconds": round(seconds, 1), "tokens_per_s": round(rows * t["sequence"] / took)}) + "\n")
         if step % t["checkpoint_every"] == 0 or step == plan["end"]:
             save(checkpoint, model=model.state_dict(), optimisers=[o.state_dict() for o in optimiser], step=step, seconds=seconds, plan=plan)
     print(f"done: {step} steps, {seconds / 3600:.2f} hours")

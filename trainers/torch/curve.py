@@ -31,10 +31,12 @@ def svg(log):
         out.append(f'<text x="{x(step):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{step}</text>')
     out.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 8}" text-anchor="middle">step ({log[0]["tokens"] // log[0]["step"]:,} tokens each)</text>')
     for i, (key, colour, label) in enumerate(LINES):
-        points = " ".join(f"{x(s):.1f},{y(v):.1f}" for s, v in list(zip(steps, smooth([e[key] for e in log])))[::max(1, len(steps) // 400)])
+        seen = [e for e in log if key in e]
+        points = " ".join(f"{x(e['step']):.1f},{y(v):.1f}" for e, v in list(zip(seen, smooth([e[key] for e in seen])))[::max(1, len(seen) // 400)])
         out.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.6"/>')
         out.append(f'<text x="{WIDTH - RIGHT}" y="{TOP + 14 + 16 * i}" text-anchor="end" fill="{colour}">{label}</text>')
-    falling = next((e["step"] for e, n in zip(log[60:], log[61:]) if n["rate"] < e["rate"]), None)
+    rises = [i for i, (e, n) in enumerate(zip(log, log[1:])) if n["rate"] >= e["rate"]]
+    falling = log[rises[-1] + 1]["step"] if rises[-1] + 2 < len(log) else None  # from here on it only falls
     if falling:
         out.append(f'<path d="M{x(falling):.1f} {TOP}V{HEIGHT - BOTTOM}" stroke="#94a3b8" stroke-dasharray="4 4"/><text x="{x(falling) + 4:.1f}" y="{HEIGHT - BOTTOM - 8}">the rate falls</text>')
     return "\n".join(out + ["</svg>"]) + "\n"

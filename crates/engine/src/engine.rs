@@ -254,7 +254,7 @@ pub(crate) enum Stop {
 }
 
 impl Shared {
-    fn new(options: &EngineOptions) -> Self {
+    pub(crate) fn new(options: &EngineOptions) -> Self {
         let arrived = VecDeque::with_capacity(options.queue_requests + options.max_sequences);
         Self {
             stats: Stats::default(),

@@ -110,9 +110,14 @@ impl Scheduler {
         self.batch.clear();
         self.coming.clear();
         self.extend_pages();
+        self.choose_rows();
+    }
+
+    /// The rows of those that can run.
+    fn choose_rows(&mut self) {
         for sequence in &mut self.running {
             sequence.rows = (0, 0);
-            if sequence.remaining() == 1 && !sequence.is_paused() {
+            if sequence.remaining() == 1 && sequence.can_run() {
                 push_rows(&mut self.batch, sequence, 1);
             }
         }
@@ -121,7 +126,7 @@ impl Scheduler {
             if room == 0 {
                 break;
             }
-            if sequence.rows.1 > 0 || sequence.is_paused() {
+            if sequence.rows.1 > 0 || !sequence.can_run() {
                 continue;
             }
             // Another request may have computed the same beginning since this one was admitted, or is just about to: then
@@ -418,3 +423,67 @@ fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
 
 const SHORTEST_PAUSE: Duration = Duration::from_micros(500);
 const LONGEST_PAUSE: Duration = Duration::from_millis(10);
+
+#[cfg(test)]
+mod tests {
+    use falaj_kernels::{KvFormat, Pool};
+    use falaj_model::synthetic::tiny_config;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::request::{EngineOptions, Sampling};
+    use crate::sampling::Seen;
+
+    fn scheduler(pages: usize) -> Scheduler {
+        let model = Arc::new(falaj_model::synthetic(&tiny_config(50, 256), 0).unwrap());
+        Scheduler {
+            sampler: Sampler::new(model.vocab_size(), *model.ops()),
+            mask: TokenMask::new(model.vocab_size()),
+            shared: Arc::new(Shared::new(&EngineOptions::default())),
+            workspace: Workspace::new(&model, Pool::new(1), 32, 4).unwrap(),
+            cache: KvCache::new(model.config(), KvFormat::F16, pages).unwrap(),
+            pages: Pages::new(pages, true),
+            max_sequences: 3,
+            waiting: VecDeque::new(),
+            running: Vec::new(),
+            batch: Batch::default(),
+            last_finish: None,
+            coming: Vec::new(),
+            model,
+        }
+    }
+
+    /// A reader runs on another thread: it may make room between the moment when pages are given and the one when rows
+    /// are chosen. A sequence that was passed over for pages must not run then.
+    #[test]
+    fn a_reader_that_catches_up_in_mid_turn_waits_for_its_page() {
+        let mut scheduler = scheduler(4);
+        let (sender, mut events) = mpsc::channel(2);
+        sender.try_send(Event::Token { token: 1, logprob: None }).unwrap();
+        let generation = Generation {
+            sampling: Sampling::default(),
+            max_tokens: 100,
+            min_tokens: 0,
+            stop_tokens: Vec::new(),
+            constraint: None,
+            logprobs: None,
+            seen: Seen::default(),
+            generated: 1,
+            cached_tokens: Arc::default(),
+            events: sender,
+        };
+        // A full page is computed, and the next token would begin another.
+        let mut sequence = Sequence::new(1, vec![1; PAGE_TOKENS + 1], 0, Work::Generate(Box::new(generation)));
+        sequence.pages.extend(scheduler.pages.allocate());
+        sequence.computed = PAGE_TOKENS;
+        scheduler.running.push(sequence);
+
+        scheduler.extend_pages();
+        events.try_recv().unwrap();
+        scheduler.choose_rows();
+        assert!(scheduler.batch.is_empty());
+
+        scheduler.fill();
+        assert_eq!(scheduler.batch.rows(), 1);
+    }
+}

@@ -102,6 +102,12 @@ impl Sequence {
         }
     }
 
+    /// Its reader keeps up and its rows have pages. Both are asked, for the reader runs on another thread: it may have caught
+    /// up after this sequence, still paused, was passed over when pages were given.
+    pub(crate) fn can_run(&self) -> bool {
+        !self.is_paused() && self.pages.len() >= self.pages_needed()
+    }
+
     /// Takes over pages that the prefix cache knows, from where this sequence stands; it must stand at a page's beginning
     /// with all before it published. The last token is always left: its row is what the request is for. Returns tokens won.
     pub(crate) fn reuse_prefix(&mut self, pages: &mut Pages) -> usize {

@@ -104,8 +104,10 @@ struct Raw {
 
 #[derive(Deserialize)]
 struct RawRope {
-    #[serde(alias = "type")]
     rope_type: Option<String>,
+    /// The older spelling. No alias: transformers reads `type` and saves both.
+    #[serde(rename = "type")]
+    old_type: Option<String>,
     rope_theta: Option<f64>,
     factor: Option<f64>,
     low_freq_factor: Option<f64>,
@@ -123,7 +125,7 @@ struct RawRope {
 impl RawRope {
     fn scaling(&self, context_tokens: usize) -> Result<RopeScaling, ModelError> {
         let factor = || self.factor.ok_or(ModelError::Missing { field: "rope scaling factor" });
-        match self.rope_type.as_deref().unwrap_or("default") {
+        match self.rope_type.as_deref().or(self.old_type.as_deref()).unwrap_or("default") {
             "default" => Ok(RopeScaling::None),
             "linear" => Ok(RopeScaling::Linear { factor: factor()? }),
             "llama3" => Ok(RopeScaling::Llama3 {
@@ -155,6 +157,32 @@ impl RawRope {
             other => Err(ModelError::Unsupported {
                 feature: format!("the RoPE scaling `{}`", other.chars().take(64).collect::<String>()),
             }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// transformers adds `rope_type` to an older file's `type` and saves both.
+    #[test]
+    fn a_scaling_may_be_named_in_both_spellings() {
+        let with = |names: &str| {
+            let json = format!(
+                r#"{{"model_type": "llama", "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 9,
+                    "num_attention_heads": 4, "max_position_embeddings": 128, "rope_scaling": {{{names}, "factor": 4.0}}}}"#
+            );
+            read(json.as_bytes()).map(|config| config.rope.scaling)
+        };
+        let linear = RopeScaling::Linear { factor: 4.0 };
+        for names in [
+            r#""type": "linear""#,
+            r#""rope_type": "linear""#,
+            r#""rope_type": "linear", "type": "linear""#,
+            r#""type": "linear", "rope_type": null"#,
+        ] {
+            assert_eq!(with(names).unwrap(), linear, "{names}");
         }
     }
 }

@@ -103,10 +103,7 @@ fn verified(config: &Config, place: &Place) -> Outcome<(Verified<ModelFiles>, Ma
         Place::Path(path) => {
             // Nobody vouched for these files but whoever named them; their digests are what the answer came from.
             let bar = Bar::new(&Word::ModelHashing.with(&[&path.display().to_string()]));
-            let manifest = Manifest::of(path, &place.id(), &mut |progress| bar.show(&progress))?;
-            let dir = Layout::detect(path)?.dir().to_owned();
-            let files = Verified::check(&dir, &manifest, &mut |progress| bar.show(&progress))?;
-            Ok((files, manifest))
+            Ok(Verified::as_found(path, &place.id(), &mut |progress| bar.show(&progress))?)
         }
     }
 }
@@ -115,7 +112,7 @@ fn text(files: &Verified<ModelFiles>) -> Outcome<ModelText> {
     Ok(match files.layout() {
         None => ModelText::from_gguf(&Gguf::parse(files.embedded().unwrap_or_default())?)?,
         Some(Layout::Gguf(path)) => ModelText::from_gguf(&Gguf::open(path)?)?,
-        Some(layout) => ModelText::from_dir(layout.dir())?,
+        Some(layout) => ModelText::from_dir(layout.dir(), &files.names().map(str::to_owned).collect())?,
     })
 }
 

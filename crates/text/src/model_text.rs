@@ -1,5 +1,6 @@
 //! What one model needs to read and write text, put together from its files.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -27,8 +28,10 @@ impl ModelText {
     }
 
     /// From a model's folder: `tekken.json`, `tokenizer.json` or `tokenizer.model` (also `tokenizer.model.v3` and the
-    /// like), with `tokenizer_config.json`, `chat_template.jinja` and `generation_config.json` beside it.
-    pub fn from_dir(dir: &Path) -> Result<Self, TextError> {
+    /// like), with `tokenizer_config.json`, `chat_template.jinja` and `generation_config.json` beside it. Only files in
+    /// `names` are read: whoever checked digests passes the names that were checked, so that a file added later is not used.
+    pub fn from_dir(dir: &Path, names: &BTreeSet<String>) -> Result<Self, TextError> {
+        let dir = &Folder { dir, names };
         let config = read_json(dir, "tokenizer_config.json")?;
         let mut version = None;
         let mut tokenizer = if let Some(bytes) = read(dir, "tekken.json")? {
@@ -53,7 +56,7 @@ impl ModelText {
             (_, Some(version)) => Some(ChatFormat::mistral(version, &tokenizer)?),
             (Some(template), None) => Some(ChatFormat::jinja(&template, &tokenizer)?),
             // Mistral's own layout without a version in a file's name.
-            (None, None) if dir.join("params.json").is_file() => {
+            (None, None) if names.contains("params.json") => {
                 Some(ChatFormat::mistral(version_of_vocabulary(&tokenizer), &tokenizer)?)
             }
             (None, None) => None,
@@ -108,7 +111,7 @@ fn template_of(config: &Value) -> Option<String> {
 }
 
 /// `tokenizer.model`, or the newest `tokenizer.model.vN`, whose name tells the instruct version.
-fn read_sentencepiece(dir: &Path) -> Result<(Vec<u8>, Option<InstructVersion>), TextError> {
+fn read_sentencepiece(dir: &Folder) -> Result<(Vec<u8>, Option<InstructVersion>), TextError> {
     for version in ["v7m1", "v7", "v3", "v2", "v1"] {
         for name in [format!("tokenizer.model.{version}"), format!("mistral_instruct_tokenizer.model.{version}")] {
             if let Some(bytes) = read(dir, &name)? {
@@ -125,11 +128,19 @@ fn read_sentencepiece(dir: &Path) -> Result<(Vec<u8>, Option<InstructVersion>), 
     }
 }
 
-fn read(dir: &Path, name: &str) -> Result<Option<Vec<u8>>, TextError> {
-    let path = dir.join(name);
+/// A folder of which only these files count.
+struct Folder<'a> {
+    dir: &'a Path,
+    names: &'a BTreeSet<String>,
+}
+
+fn read(folder: &Folder, name: &str) -> Result<Option<Vec<u8>>, TextError> {
+    if !folder.names.contains(name) {
+        return Ok(None);
+    }
+    let path = folder.dir.join(name);
     let fail = |error: std::io::Error| TextError::File { format: "model's", reason: format!("`{name}`: {error}") };
     match std::fs::metadata(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(fail(error)),
         Ok(file) if file.len() > MAX_FILE_BYTES => Err(TextError::TooLarge {
             what: "a tokenizer file",
@@ -140,7 +151,7 @@ fn read(dir: &Path, name: &str) -> Result<Option<Vec<u8>>, TextError> {
     }
 }
 
-fn read_json(dir: &Path, name: &str) -> Result<Option<Value>, TextError> {
+fn read_json(dir: &Folder, name: &str) -> Result<Option<Value>, TextError> {
     let Some(bytes) = read(dir, name)? else { return Ok(None) };
     serde_json::from_slice(&bytes)
         .map(Some)

@@ -22,13 +22,14 @@ fn one_prompt_gets_one_answer() {
 fn the_answer_depends_on_the_seed_and_not_on_threads_or_instructions() {
     let site = Site::new("run-seed");
     let ask = |env: &[(&str, &str)], seed: &str| {
-        let args = ["run", "falaj-seed", "Tell me a story", "--temperature", "1", "--seed", seed, "--max-tokens", "24"];
+        let args = ["run", "falaj-seed", "Tell me a story", "--temperature", "2", "--seed", seed, "--max-tokens", "24"];
         site.falaj_with(env, &args).ok().out
     };
     let first = ask(&[], "7");
     assert_eq!(ask(&[("FALAJ_THREADS", "2")], "7"), first);
     assert_eq!(ask(&[("FALAJ_ISA", "scalar")], "7"), first);
-    assert_ne!(ask(&[], "8"), first);
+    // A model that is sure of its words may say the same twice, so several seeds are asked.
+    assert!(["8", "9", "10"].iter().any(|seed| ask(&[], seed) != first));
 }
 
 #[test]

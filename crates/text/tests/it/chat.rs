@@ -1,5 +1,6 @@
 //! Chat formats: what a message says stays text, whatever the template does with it; continuing; tool syntax.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use falaj_text::{
@@ -190,11 +191,15 @@ fn folders_of_every_layout() {
     let dir = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("text-folders");
     let _ = std::fs::remove_dir_all(&dir);
     std::fs::create_dir_all(&dir).unwrap();
-    let error = ModelText::from_dir(&dir).unwrap_err().to_string();
+    let names = || -> BTreeSet<String> {
+        let entries = std::fs::read_dir(&dir).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    let error = ModelText::from_dir(&dir, &names()).unwrap_err().to_string();
     assert!(error.contains("tokenizer.json, tekken.json or tokenizer.model"), "{error}");
     let put = |name: &str, bytes: &[u8]| std::fs::write(dir.join(name), bytes).unwrap();
     let text = || {
-        let format = ModelText::from_dir(&dir).unwrap().chat?;
+        let format = ModelText::from_dir(&dir, &names()).unwrap().chat?;
         Some(format.render(&conversation(vec![Message::system("S"), Message::user("U")])).unwrap().text)
     };
     put("tokenizer.model", &crate::support::read("tokenizer.model.v3"));
@@ -207,11 +212,16 @@ fn folders_of_every_layout() {
     put("tokenizer_config.json", br#"{"bos_token": {"content": "<|im_start|>"}, "eos_token": "<|im_end|>", "chat_template": "{{ bos_token }}{{ messages[1].content }}{{ eos_token }}"}"#);
     put("generation_config.json", br#"{"eos_token_id": [12, 99999]}"#);
     assert_eq!(text().unwrap(), "<|im_start|>U<|im_end|>");
-    assert_eq!(ModelText::from_dir(&dir).unwrap().tokenizer.eos_tokens()[..2], [9, 12]);
+    assert_eq!(ModelText::from_dir(&dir, &names()).unwrap().tokenizer.eos_tokens()[..2], [9, 12]);
+    let checked = names();
     put("chat_template.jinja", b"{{ messages[0].content }}");
     assert_eq!(text().unwrap(), "S");
+    // A template that came after the digests were checked is none of the model's.
+    let format = ModelText::from_dir(&dir, &checked).unwrap().chat.unwrap();
+    let conversation = conversation(vec![Message::system("S"), Message::user("U")]);
+    assert_eq!(format.render(&conversation).unwrap().text, "<|im_start|>U<|im_end|>");
     put("tekken.json", &crate::support::read("tekken.json"));
     assert_eq!(text().unwrap(), "<s>[INST]S\n\nU[/INST]");
     put("tekken.json", b"{");
-    assert!(ModelText::from_dir(&dir).is_err());
+    assert!(ModelText::from_dir(&dir, &names()).is_err());
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use falaj_text::{ChatFormat, Grammar, GrammarCompiler, OutputParser, Piece, TextError, Tokenizer, Tool, ToolChoice};
+use falaj_text::{ChatFormat, Grammar, GrammarCompiler, OutputParser, Piece, Special, TextError, Tokenizer, Tool, ToolChoice};
 use serde_json::{Value, json};
 
 use crate::support::{byte_level, json as file, tekken};
@@ -129,6 +129,47 @@ fn formats() -> Vec<(&'static str, ChatFormat, Arc<Tokenizer>)> {
         list.push((name, ChatFormat::jinja(template, &tokenizer).unwrap(), tokenizer.clone()));
     }
     list
+}
+
+/// Whether this text, written token by token, may be the whole answer.
+fn accepts(tokenizer: &Arc<Tokenizer>, grammar: &Grammar, text: &str) -> bool {
+    let mut matcher = GrammarCompiler::new(tokenizer.clone()).compile(grammar).unwrap();
+    for token in tokenizer.encode(text, Special::Parse) {
+        let mut mask = vec![0u32; tokenizer.vocab_size().div_ceil(32)];
+        matcher.allowed(&mut mask).unwrap();
+        if mask[token as usize / 32] >> (token % 32) & 1 == 0 {
+            return false;
+        }
+        matcher.accept(token).unwrap();
+    }
+    matcher.may_end()
+}
+
+#[test]
+fn free_text_can_not_become_an_unchecked_call() {
+    for (what, format, tokenizer) in formats() {
+        let grammar = Grammar::tools(&tools(), &ToolChoice::Auto, true, &format).unwrap().unwrap();
+        let accepts = |text: &str| accepts(&tokenizer, &grammar, text);
+        for text in ["", "4", "é", "\n", " hello", "a {\"name\": 1}", "a < b <tool and <tool_cal"] {
+            assert!(accepts(text), "{what}: {text:?}");
+        }
+        match what {
+            "hermes" => {
+                let good = "<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>";
+                assert!(accepts(good) && accepts(&format!("I look.\n{good}\n{good}")));
+                for before in ["", "\n", "I look.\n"] {
+                    assert!(!accepts(&format!("{before}<tool_call>\n{{\"name\": \"other\", \"arguments\": {{}}}}\n</tool_call>")));
+                }
+            }
+            "llama" => {
+                assert!(accepts("{\"name\": \"now\", \"parameters\": {}}"));
+                for before in ["", " ", "\n\n", "\u{a0}"] {
+                    assert!(!accepts(&format!("{before}{{\"name\": \"other\", \"parameters\": {{}}}}")), "{before:?}");
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 #[test]

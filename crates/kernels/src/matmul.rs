@@ -26,8 +26,10 @@ pub(crate) fn matmul(
 ) {
     assert_eq!(x.cols(), w.cols, "activations and weights have the same columns");
     assert!(x.serves(w.format), "the activations were set for {} weights", w.format);
-    assert_eq!(Some(w.bytes.len()), w.format.row_bytes(w.cols).map(|bytes| bytes * w.rows), "whole rows of weights");
-    assert_eq!(out.len(), x.rows() * w.rows, "the result is (activation rows, weight rows)");
+    // A product that wraps around must not pass for a length: `Columns` writes by these.
+    let bytes = w.format.row_bytes(w.cols).and_then(|bytes| bytes.checked_mul(w.rows));
+    assert_eq!(Some(w.bytes.len()), bytes, "whole rows of weights");
+    assert_eq!(Some(out.len()), x.rows().checked_mul(w.rows), "the result is (activation rows, weight rows)");
     if out.is_empty() {
         return;
     }

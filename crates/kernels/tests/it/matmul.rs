@@ -257,3 +257,15 @@ fn large_batches_cross_cache_blocks_unchanged() {
         }
     }
 }
+
+/// The fields of a matrix are public, so a claim may never have met `Matrix::new`. A product that wrapped around would pass
+/// for the true length.
+#[test]
+#[should_panic(expected = "whole rows of weights")]
+fn a_matrix_whose_size_wraps_around_is_refused() {
+    let (ops, pool) = (Ops::best(), Pool::new(1));
+    let mut x = Activations::new(2, 1);
+    x.set(&ops, &pool, &[1.0; 2], 2, 1, ActivationKind::FLOATS);
+    let w = Matrix { format: Format::F32, rows: (usize::MAX >> 1) + 2, cols: 1, bytes: &[0; 4] };
+    ops.matmul(&pool, &w, &x, &mut [0.0; 2]);
+}

@@ -48,7 +48,8 @@ impl Simd for Avx512 {
     fn spread_2(self, from: &[f32; 2]) -> __m512 {
         unsafe {
             let order = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
-            let pair = _mm_castpd_ps(_mm_load_sd(from.as_ptr().cast()));
+            // Not `_mm_load_sd`: in Rust it reads an f64 in place, which wants 8-byte alignment.
+            let pair = _mm_castsi128_ps(_mm_loadu_si64(from.as_ptr().cast()));
             _mm512_permutexvar_ps(order, _mm512_castps128_ps512(pair))
         }
     }

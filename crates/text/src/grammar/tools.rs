@@ -37,7 +37,7 @@ pub(super) fn grammar(
         ToolSyntax::None if auto => return Ok(None),
         ToolSyntax::None => return Err(refuse("this model can't call tools".to_owned())),
         ToolSyntax::List { start, ids } => {
-            start_rule(&mut out, auto, "");
+            start_rule(&mut out, auto);
             let more = if repeat { "(\", \" call)*" } else { "" };
             let _ = writeln!(out, "calls: <[{start}]> \"[\" call {more} \"]\"");
             let id = if ids { r#"(", \"id\": \"" /[a-zA-Z0-9]{9}/ "\"")?"# } else { "" };
@@ -47,7 +47,7 @@ pub(super) fn grammar(
             });
         }
         ToolSyntax::Named { start, args, call_id } => {
-            start_rule(&mut out, auto, "");
+            start_rule(&mut out, auto);
             let more = if repeat { "+" } else { "" };
             let _ = writeln!(out, "calls: call{more}");
             let id = call_id.map(|token| format!("(<[{token}]> /[a-zA-Z0-9]{{9}}/)?")).unwrap_or_default();
@@ -57,21 +57,33 @@ pub(super) fn grammar(
             });
         }
         ToolSyntax::Hermes => {
-            start_rule(&mut out, auto, "");
-            let token = |name: &str| match format.tokenizer().named_token(name) {
-                Some(token) => format!("<[{token}]>"),
-                None => quote(name),
+            let token = |name: &str| format.tokenizer().named_token(name).map(|token| format!("<[{token}]>"));
+            let (open, close) = (token(HERMES_OPEN), token(HERMES_CLOSE).unwrap_or_else(|| quote(HERMES_CLOSE)));
+            let tag = open.clone().unwrap_or_else(|| quote(HERMES_OPEN));
+            // Text may hold the tag as plain characters, which would begin a call that nothing checks.
+            let text = format!("TEXT: /(.|\\n)+/ & ~/(.|\\n)*{HERMES_OPEN}(.|\\n)*/");
+            let _ = match (auto, open) {
+                (false, _) => writeln!(out, "start: {tag} calls"),
+                (true, Some(open)) => writeln!(out, "start: TEXT? ({open} calls)?\n{text}"),
+                // A greedy text would run over a tag of plain characters; this one ends with it.
+                (true, None) => {
+                    writeln!(out, "start: TEXT? | lead calls\nlead[suffix={tag}]: /(.|\\n)*/\n{text}")
+                }
             };
-            let (open, close) = (token("<tool_call>"), token("</tool_call>"));
-            let more = if repeat { format!("({} call)*", quote("\n")) } else { String::new() };
+            let more = if repeat { format!("({} {tag} call)*", quote("\n")) } else { String::new() };
             let _ = writeln!(out, "calls: call {more}");
             alternatives(&mut out, &allowed, |name, at| {
                 let body = quote(&format!("\n{{\"name\": {name}, \"arguments\": "));
-                format!("{open} {body} args_{at} {} {close}", quote("}\n"))
+                format!("{body} args_{at} {} {close}", quote("}\n"))
             });
         }
         ToolSyntax::Llama { start } => {
-            start_rule(&mut out, auto, "[^{]");
+            if auto {
+                // White space before an object makes it no less a call.
+                out.push_str("start: TEXT? | calls\nTEXT: /\\s*[^{\\s](.|\\n)*/\n");
+            } else {
+                out.push_str("start: calls\n");
+            }
             let tag = start.map(|token| format!("<[{token}]>? ")).unwrap_or_default();
             let _ = writeln!(out, "calls: {tag}call");
             alternatives(&mut out, &allowed, |name, at| {
@@ -87,18 +99,9 @@ pub(super) fn grammar(
     Ok(Some(out))
 }
 
-/// `first`: what a text's first character must be, for syntaxes whose calls begin like text.
-fn start_rule(out: &mut String, auto: bool, first: &str) {
-    if !auto {
-        out.push_str("start: calls\n");
-        return;
-    }
-    if first.is_empty() {
-        out.push_str("start: TEXT? calls?\n");
-    } else {
-        out.push_str("start: TEXT? | calls\n");
-    }
-    let _ = writeln!(out, "TEXT: /{first}(.|\\n)+/");
+/// For calls that begin with a control token.
+fn start_rule(out: &mut String, auto: bool) {
+    out.push_str(if auto { "start: TEXT? calls?\nTEXT: /(.|\\n)+/\n" } else { "start: calls\n" });
 }
 
 fn alternatives(out: &mut String, tools: &[&Tool], rule: impl Fn(&str, usize) -> String) {
@@ -137,3 +140,6 @@ fn quote(text: &str) -> String {
 fn refuse(reason: String) -> TextError {
     TextError::Conversation { reason }
 }
+
+const HERMES_OPEN: &str = "<tool_call>";
+const HERMES_CLOSE: &str = "</tool_call>";

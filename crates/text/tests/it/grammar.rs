@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use falaj_text::{ChatFormat, Grammar, GrammarCompiler, OutputParser, Piece, Special, TextError, Tokenizer, Tool, ToolChoice};
+use falaj_text::{
+    ChatFormat, Grammar, GrammarCompiler, OutputParser, Piece, Special, TextError, Tokenizer, Tool, ToolChoice,
+};
 use serde_json::{Value, json};
 
 use crate::support::{byte_level, json as file, tekken};
@@ -128,13 +130,17 @@ fn formats() -> Vec<(&'static str, ChatFormat, Arc<Tokenizer>)> {
     for (name, template) in [("hermes", file("templates.json")["chatml"].as_str().unwrap()), ("llama", llama)] {
         list.push((name, ChatFormat::jinja(template, &tokenizer).unwrap(), tokenizer.clone()));
     }
+    // A vocabulary without tokens for the tags.
+    let tokenizer = tekken("v13");
+    let chatml = file("templates.json")["chatml"].as_str().unwrap().to_owned();
+    list.push(("hermes", ChatFormat::jinja(&chatml, &tokenizer).unwrap(), tokenizer));
     list
 }
 
-/// Whether this text, written token by token, may be the whole answer.
-fn accepts(tokenizer: &Arc<Tokenizer>, grammar: &Grammar, text: &str) -> bool {
+/// Whether these pieces of text, written token by token, may be the whole answer.
+fn accepts(tokenizer: &Arc<Tokenizer>, grammar: &Grammar, pieces: &[&str]) -> bool {
     let mut matcher = GrammarCompiler::new(tokenizer.clone()).compile(grammar).unwrap();
-    for token in tokenizer.encode(text, Special::Parse) {
+    for token in pieces.iter().flat_map(|piece| tokenizer.encode(piece, Special::Parse)) {
         let mut mask = vec![0u32; tokenizer.vocab_size().div_ceil(32)];
         matcher.allowed(&mut mask).unwrap();
         if mask[token as usize / 32] >> (token % 32) & 1 == 0 {
@@ -146,28 +152,30 @@ fn accepts(tokenizer: &Arc<Tokenizer>, grammar: &Grammar, text: &str) -> bool {
 }
 
 #[test]
-fn free_text_can_not_become_an_unchecked_call() {
+fn free_text_cannot_become_an_unchecked_call() {
     for (what, format, tokenizer) in formats() {
         let grammar = Grammar::tools(&tools(), &ToolChoice::Auto, true, &format).unwrap().unwrap();
-        let accepts = |text: &str| accepts(&tokenizer, &grammar, text);
-        for text in ["", "4", "é", "\n", " hello", "a {\"name\": 1}", "a < b <tool and <tool_cal"] {
-            assert!(accepts(text), "{what}: {text:?}");
+        let accepts = |pieces: &[&str]| accepts(&tokenizer, &grammar, pieces);
+        for text in ["", "4", "é", " hello", "a {\"name\": 1}", "a < b <tool and <tool_cal"] {
+            assert!(accepts(&[text]), "{what}: {text:?}");
         }
-        match what {
-            "hermes" => {
-                let good = "<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>";
-                assert!(accepts(good) && accepts(&format!("I look.\n{good}\n{good}")));
-                for before in ["", "\n", "I look.\n"] {
-                    assert!(!accepts(&format!("{before}<tool_call>\n{{\"name\": \"other\", \"arguments\": {{}}}}\n</tool_call>")));
-                }
+        let call = |name: &str, key: &str| format!("{{\"name\": \"{name}\", \"{key}\": {{}}}}");
+        if what == "hermes" {
+            let end = |name| format!("\n{}\n</tool_call>", call(name, "arguments"));
+            let good = format!("<tool_call>{}", end("now"));
+            assert!(accepts(&[&good]));
+            assert!(accepts(&[&format!("I look.\n{good}\n{good}")]));
+            for before in ["", "\n", "I look.\n"] {
+                assert!(!accepts(&[before, "<tool_call>", &end("other")]), "{before:?}");
+                // The tag in characters, where there is a token for it.
+                assert!(!accepts(&[before, "<tool", "_call>", &end("other")]), "{before:?}");
             }
-            "llama" => {
-                assert!(accepts("{\"name\": \"now\", \"parameters\": {}}"));
-                for before in ["", " ", "\n\n", "\u{a0}"] {
-                    assert!(!accepts(&format!("{before}{{\"name\": \"other\", \"parameters\": {{}}}}")), "{before:?}");
-                }
+        }
+        if what == "llama" {
+            assert!(accepts(&[&call("now", "parameters")]));
+            for before in ["", " ", "\n\n", "\u{a0}"] {
+                assert!(!accepts(&[before, &call("other", "parameters")]), "{before:?}");
             }
-            _ => {}
         }
     }
 }

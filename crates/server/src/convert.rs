@@ -119,17 +119,17 @@ pub(crate) async fn inputs(
         .await
 }
 
-/// Gives the body's memory back when the work is done.
+/// Gives the body's memory and the turn back when the work is done, even when the client has left by then.
 async fn blocking<R: Send + 'static, T: Send + 'static>(
     app: &App,
     parsed: Parsed<R>,
     work: impl FnOnce(R) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    let _turn = app.preparing.acquire().await.map_err(|_| ApiError::Stopping)?;
+    let turn = Arc::clone(&app.preparing).acquire_owned().await.map_err(|_| ApiError::Stopping)?;
     let work = move || {
         let Parsed { request, share, .. } = parsed;
         let result = work(request);
-        drop(share);
+        drop((share, turn));
         result
     };
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
@@ -344,4 +344,41 @@ fn fill(served: &Served, prefix: &str, suffix: &str) -> Result<Vec<u32>, ApiErro
         let reason = format!("the model `{}` does not fill in the middle; use chat or completions", served.facts.id);
         ApiError::Unsupported { param: "model", reason }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::extract::{FromRequest, Request};
+
+    use super::*;
+    use crate::app::Settings;
+    use crate::body::Raw;
+    use crate::registry::Registry;
+
+    #[tokio::test]
+    async fn a_client_that_left_keeps_its_turn_until_the_work_is_done() {
+        let app = App::new(Settings::default(), Registry::new());
+        let turns = app.preparing.available_permits();
+        let raw = Raw::from_request(Request::new(Body::empty()), &app).await.expect("an empty body");
+        let parsed = raw.parse(|_| Ok(())).expect("nothing to parse");
+        let (finish, finished) = std::sync::mpsc::channel::<()>();
+        let (start, started) = tokio::sync::oneshot::channel();
+        let of_client = app.clone();
+        let client = tokio::spawn(async move {
+            let work = move |()| {
+                let _ = start.send(());
+                let _ = finished.recv();
+                Ok(())
+            };
+            blocking(&of_client, parsed, work).await
+        });
+        started.await.expect("the work begins");
+        client.abort();
+        assert!(client.await.is_err(), "the client has left");
+        assert_eq!(app.preparing.available_permits(), turns - 1);
+        drop(finish);
+        let all = u32::try_from(turns).expect("a few");
+        assert!(app.preparing.acquire_many(all).await.is_ok());
+    }
 }

@@ -1,5 +1,7 @@
 //! Embeddings: the decoder's last hidden states, averaged over the text and scaled to length one.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -8,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use falaj_protocol::embeddings::{Embedding, EmbeddingRequest, EmbeddingResponse, Encoding, Vector};
 use falaj_protocol::usage::Usage;
 use futures_util::{StreamExt, TryStreamExt};
+use tokio::time::Instant;
 
 use crate::app::App;
 use crate::auth::Caller;
@@ -21,6 +24,8 @@ pub(crate) async fn embed(State(app): State<App>, caller: Caller, body: Raw) -> 
     let request = body.parse(EmbeddingRequest::parse)?;
     let served = app.registry.find(&request.model).await?;
     let (model, dimensions, encoding) = (request.model.clone(), request.dimensions, request.encoding);
+    let timeout_ms = app.settings.request_timeout_ms;
+    let deadline = Instant::from_std(request.arrived) + Duration::from_millis(timeout_ms);
     let inputs = convert::inputs(&app, &served, request).await?;
     let prompt_tokens = inputs.iter().map(|tokens| tokens.len() as u64).sum();
     app.metrics.prompt_tokens.add(prompt_tokens);
@@ -28,7 +33,9 @@ pub(crate) async fn embed(State(app): State<App>, caller: Caller, body: Raw) -> 
     let vectors = futures_util::stream::iter(inputs)
         .map(|tokens| one(&served, tokens, caller.cache_salt, dimensions))
         .buffered(AT_ONCE);
-    let vectors: Vec<Vec<f32>> = vectors.try_collect().await?;
+    let vectors: Vec<Vec<f32>> = tokio::time::timeout_at(deadline, vectors.try_collect())
+        .await
+        .unwrap_or(Err(ApiError::TookTooLong { timeout_ms }))?;
     let data = vectors.into_iter().enumerate().map(|(index, vector)| Embedding::new(index, encode(vector, encoding)));
     Ok(Json(EmbeddingResponse {
         id: ids::unique("embd-"),

@@ -4,7 +4,7 @@ use falaj_engine::EngineOptions;
 use falaj_server::Settings;
 use serde_json::json;
 
-use crate::fixture::{AUTH, Api, api, chat, engine};
+use crate::fixture::{AUTH, Api, MODEL, api, chat, engine};
 
 #[tokio::test]
 async fn bodies_that_are_too_large() {
@@ -44,6 +44,15 @@ async fn a_request_that_takes_too_long_ends() {
     let data = api.post("/openai/v1/chat/completions", streaming).await.data();
     let last: serde_json::Value = serde_json::from_str(data.last().expect("events")).expect("JSON");
     assert_eq!(last["error"]["code"], "timeout");
+}
+
+#[tokio::test]
+async fn embeddings_that_take_too_long_end() {
+    let engine = engine(EngineOptions { threads: 1, ..EngineOptions::default() });
+    let api = Api::new(Settings { request_timeout_ms: 0, ..Settings::default() }, engine);
+    let input = vec!["many words ".repeat(20); 64];
+    let reply = api.post("/openai/v1/embeddings", json!({"model": MODEL, "input": input})).await;
+    assert_eq!((reply.status.as_u16(), &reply.json()["error"]["code"]), (504, &json!("timeout")));
 }
 
 #[tokio::test]

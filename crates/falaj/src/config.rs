@@ -86,7 +86,8 @@ impl RawConfig {
         for setting in SETTINGS {
             raw.put(setting, (setting.default)(&var), Origin::Default);
         }
-        let asked = file.map(Path::to_owned).or_else(|| var("FALAJ_CONFIG").map(PathBuf::from));
+        let from_env = || var("FALAJ_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let asked = file.map(Path::to_owned).or_else(from_env);
         let path = asked.clone().unwrap_or_else(|| data_dir::default_config_file(&var));
         if asked.is_some() || path.exists() {
             let text = std::fs::read_to_string(&path).map_err(|error| Failure::usage(error.to_string()));
@@ -281,6 +282,12 @@ mod tests {
         assert!(config(&[("FALAJ_ISA", "mmx")], &[]).is_err());
         assert!(config(&[("FALAJ_LISTEN", "8080")], &[]).is_err());
         assert!(config(&[("HF_ENDPOINT", "ftp://x")], &[]).is_err());
+    }
+
+    #[test]
+    fn an_empty_variable_is_not_set() {
+        let config = config(&[("FALAJ_CONFIG", ""), ("FALAJ_LISTEN", "")], &[]).unwrap();
+        assert_eq!(config.server.listen.port(), 8080);
     }
 
     #[test]

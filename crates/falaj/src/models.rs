@@ -45,7 +45,7 @@ fn pull(context: &Context, options: &Pull) -> Outcome {
     let mut done_bytes = 0;
     for file in &files {
         // A named file may lie in a folder of the repository; the catalog's models are flat.
-        let base = file.path.rsplit('/').next().unwrap_or(&file.path);
+        let base = base_name(file);
         let bar = Bar::new(base);
         let to = stage.join(base);
         hub.download(&repository, &listing.commit, file, &to, &mut |here| bar.set(done_bytes + here, total_bytes))?;
@@ -56,6 +56,11 @@ fn pull(context: &Context, options: &Pull) -> Outcome {
     fs::remove_dir_all(&stage).or_fail(|| format!("`{}`", stage.display()))?;
     report_added(context, &manifest);
     Ok(())
+}
+
+/// What a file of the repository is called here.
+fn base_name(file: &RemoteFile) -> &str {
+    file.path.rsplit('/').next().unwrap_or(&file.path)
 }
 
 fn import_pulled(
@@ -76,7 +81,7 @@ fn import_pulled(
     import.expected = files
         .iter()
         .filter_map(|file| match &file.check {
-            Check::Sha256(hex) => Some((file.path.clone(), hex.parse::<Digest>().ok()?)),
+            Check::Sha256(hex) => Some((base_name(file).to_owned(), hex.parse::<Digest>().ok()?)),
             _ => None,
         })
         .collect();
@@ -226,7 +231,7 @@ fn refuse_taken(catalog: &Catalog, name: &str) -> Outcome {
 
 fn refuse_full_disk(stage: &Path, files: &[RemoteFile], total_bytes: u64) -> Outcome {
     let here = |file: &RemoteFile| {
-        let path = stage.join(file.path.rsplit('/').next().unwrap_or(&file.path));
+        let path = stage.join(base_name(file));
         let part = path.with_file_name(format!("{}.part", path.file_name().unwrap_or_default().to_string_lossy()));
         fs::metadata(path).or_else(|_| fs::metadata(part)).map_or(0, |about| about.len())
     };

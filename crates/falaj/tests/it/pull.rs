@@ -174,3 +174,15 @@ fn leftovers(site: &Site) -> usize {
     let repositories = fs::read_dir(site.data().join("pulls")).unwrap();
     repositories.map(|entry| fs::read_dir(entry.unwrap().path()).unwrap().count()).sum()
 }
+
+#[test]
+fn a_file_from_a_folder_is_compared_with_the_hub_when_it_is_imported() {
+    let site = Site::new("pull-folder");
+    let hub = StandIn::start(gguf_repo());
+    let stage = site.path("data/pulls/lab+tiny").join("0123456789abcdef0123456789abcdef01234567");
+    fs::create_dir_all(&stage).unwrap();
+    let mut changed = tiny_gguf();
+    *changed.last_mut().unwrap() ^= 1;
+    fs::write(stage.join("tiny-other.gguf"), changed).unwrap();
+    pull(&site, &hub, "lab/tiny:q/tiny-other.gguf", &[]).fails(1, &["`tiny-other.gguf`", "vouched"]);
+}

@@ -62,14 +62,18 @@ pub fn models_dir(config: &Config) -> PathBuf {
     config.data.join("models")
 }
 
-/// A catalog name for a file or folder: its last part, without `.gguf`, other characters replaced.
+/// A catalog name for a file or folder: its last part, without `.gguf`, other characters replaced; `model` where nothing
+/// remains, as of an Arabic name.
 pub fn name_of_path(path: &Path) -> String {
     let absolute = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let base = absolute.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let base = base.strip_suffix(".gguf").unwrap_or(&base);
     let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
     let name: String = base.chars().map(plain).collect();
-    name.trim_matches(['.', '-', '_']).to_owned()
+    match name.trim_matches(['.', '-', '_']) {
+        "" => "model".to_owned(),
+        name => name.to_owned(),
+    }
 }
 
 /// Loads a model and starts its engine. Shows progress where somebody watches.
@@ -208,5 +212,6 @@ mod tests {
     fn paths_become_names() {
         assert_eq!(name_of_path(Path::new("/srv/My Model (1).gguf")), "My-Model--1");
         assert_eq!(name_of_path(Path::new("/srv/Mistral-7B/")), "Mistral-7B");
+        assert_eq!(name_of_path(Path::new("/srv/نموذج.gguf")), "model");
     }
 }

@@ -136,6 +136,12 @@ impl RawConfig {
         self.parse(key, &format!("a whole number, at least {least}, such as `4096`, `64k`, `2g`"), read)
     }
 
+    /// Of things that memory is set aside for at start: too many must be an error with a line, not an abort.
+    fn count(&self, key: &str, most: usize) -> Outcome<usize> {
+        let read = |text: &str| number(text).and_then(|n| usize::try_from(n).ok()).filter(|n| (1..=most).contains(n));
+        self.parse(key, &format!("a whole number from 1 to {most}"), read)
+    }
+
     fn path(&self, key: &str) -> Option<PathBuf> {
         Some(self.written(key).text.as_str()).filter(|text| !text.is_empty()).map(PathBuf::from)
     }
@@ -171,11 +177,11 @@ impl Config {
             engine: Engine {
                 isa,
                 options: EngineOptions {
-                    threads: raw.number("engine.threads", 1)?,
+                    threads: raw.count("engine.threads", MOST_THREADS)?,
                     cache_bytes: raw.number("engine.cache_bytes", 0)?,
-                    max_sequences: raw.number("engine.max_sequences", 1)?,
-                    queue_requests: raw.number("engine.queue_requests", 1)?,
-                    step_tokens: raw.number("engine.step_tokens", 1)?,
+                    max_sequences: raw.count("engine.max_sequences", MOST_SEQUENCES)?,
+                    queue_requests: raw.count("engine.queue_requests", MOST_QUEUED)?,
+                    step_tokens: raw.count("engine.step_tokens", MOST_STEP_TOKENS)?,
                     context_tokens: raw.number("engine.context_tokens", 0)?,
                     prefix_cache: raw.parse("engine.prefix_cache", "`true` or `false`", |text| text.parse().ok())?,
                 },
@@ -243,6 +249,11 @@ fn number(text: &str) -> Option<u64> {
     digits.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
+const MOST_THREADS: usize = 1024;
+const MOST_SEQUENCES: usize = 4096;
+const MOST_QUEUED: usize = 1 << 16;
+const MOST_STEP_TOKENS: usize = 1 << 16;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -282,6 +293,15 @@ mod tests {
         assert!(config(&[("FALAJ_ISA", "mmx")], &[]).is_err());
         assert!(config(&[("FALAJ_LISTEN", "8080")], &[]).is_err());
         assert!(config(&[("HF_ENDPOINT", "ftp://x")], &[]).is_err());
+    }
+
+    #[test]
+    fn counts_that_no_machine_has_are_refused() {
+        for key in ["engine.threads", "engine.max_sequences", "engine.queue_requests", "engine.step_tokens"] {
+            assert!(config(&[], &[(key, "0".to_owned())]).is_err(), "{key}");
+            let failure = config(&[], &[(key, "1g".to_owned())]).unwrap_err().to_string();
+            assert!(failure.contains(&format!("`{key}` cannot be `1g`")), "{failure}");
+        }
     }
 
     #[test]

@@ -33,11 +33,12 @@ pub(super) fn grammar(
     // A named tool is called once.
     let repeat = parallel && !matches!(choice, ToolChoice::Named(_));
     let mut out = String::new();
+    let think = if auto { think_rule(&mut out, format) } else { "" };
     match format.tool_syntax() {
         ToolSyntax::None if auto => return Ok(None),
         ToolSyntax::None => return Err(refuse("this model can't call tools".to_owned())),
         ToolSyntax::List { start, ids } => {
-            start_rule(&mut out, auto);
+            start_rule(&mut out, auto, think);
             let more = if repeat { "(\", \" call)*" } else { "" };
             let _ = writeln!(out, "calls: <[{start}]> \"[\" call {more} \"]\"");
             let id = if ids { r#"(", \"id\": \"" /[a-zA-Z0-9]{9}/ "\"")?"# } else { "" };
@@ -47,7 +48,7 @@ pub(super) fn grammar(
             });
         }
         ToolSyntax::Named { start, args, call_id } => {
-            start_rule(&mut out, auto);
+            start_rule(&mut out, auto, think);
             let more = if repeat { "+" } else { "" };
             let _ = writeln!(out, "calls: call{more}");
             let id = call_id.map(|token| format!("(<[{token}]> /[a-zA-Z0-9]{{9}}/)?")).unwrap_or_default();
@@ -64,10 +65,10 @@ pub(super) fn grammar(
             let text = format!("TEXT: /(.|\\n)+/ & ~/(.|\\n)*{HERMES_OPEN}(.|\\n)*/");
             let _ = match (auto, open) {
                 (false, _) => writeln!(out, "start: {tag} calls"),
-                (true, Some(open)) => writeln!(out, "start: TEXT? ({open} calls)?\n{text}"),
+                (true, Some(open)) => writeln!(out, "start: {think}TEXT? ({open} calls)?\n{text}"),
                 // A greedy text would run over a tag of plain characters; this one ends with it.
                 (true, None) => {
-                    writeln!(out, "start: TEXT? | lead calls\nlead[suffix={tag}]: /(.|\\n)*/\n{text}")
+                    writeln!(out, "start: {think}(TEXT? | lead calls)\nlead[suffix={tag}]: /(.|\\n)*/\n{text}")
                 }
             };
             let more = if repeat { format!("({} {tag} call)*", quote("\n")) } else { String::new() };
@@ -80,7 +81,7 @@ pub(super) fn grammar(
         ToolSyntax::Llama { start } => {
             if auto {
                 // White space before an object makes it no less a call.
-                out.push_str("start: TEXT? | calls\nTEXT: /\\s*[^{\\s](.|\\n)*/\n");
+                let _ = writeln!(out, "start: {think}(TEXT? | calls)\nTEXT: /\\s*[^{{\\s](.|\\n)*/");
             } else {
                 out.push_str("start: calls\n");
             }
@@ -99,9 +100,22 @@ pub(super) fn grammar(
     Ok(Some(out))
 }
 
+/// Models that were trained to think do it before they answer or call.
+fn think_rule(out: &mut String, format: &ChatFormat) -> &'static str {
+    let token = |name: &str| format.tokenizer().named_token(name);
+    let pair = |open: &str, close: &str| token(open).zip(token(close));
+    let Some((open, close)) = pair("[THINK]", "[/THINK]").or_else(|| pair("<think>", "</think>")) else { return "" };
+    let _ = writeln!(out, "think: <[{open}]> THOUGHT? <[{close}]>\nTHOUGHT: /(.|\\n)+/");
+    "think? "
+}
+
 /// For calls that begin with a control token.
-fn start_rule(out: &mut String, auto: bool) {
-    out.push_str(if auto { "start: TEXT? calls?\nTEXT: /(.|\\n)+/\n" } else { "start: calls\n" });
+fn start_rule(out: &mut String, auto: bool, think: &str) {
+    let _ = if auto {
+        writeln!(out, "start: {think}TEXT? calls?\nTEXT: /(.|\\n)+/")
+    } else {
+        writeln!(out, "start: calls")
+    };
 }
 
 fn alternatives(out: &mut String, tools: &[&Tool], rule: impl Fn(&str, usize) -> String) {

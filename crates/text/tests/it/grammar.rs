@@ -181,6 +181,17 @@ fn free_text_cannot_become_an_unchecked_call() {
 }
 
 #[test]
+fn a_model_that_thinks_may_think_before_it_calls() {
+    let tokenizer = tekken("v13");
+    let format = ChatFormat::mistral("v13".parse().unwrap(), &tokenizer).unwrap();
+    let grammar = Grammar::tools(&tools(), &ToolChoice::Auto, true, &format).unwrap().unwrap();
+    let accepts = |text: &str| accepts(&tokenizer, &grammar, &[text]);
+    assert!(accepts("[THINK]What time\nis it?[/THINK]I look.[TOOL_CALLS]now[ARGS]{}"));
+    assert!(accepts("[THINK][/THINK]4") && accepts("[TOOL_CALLS]now[ARGS]{}"));
+    assert!(!accepts("[THINK]What time is it?") && !accepts("[/THINK]4"));
+}
+
+#[test]
 fn calls_fit_their_schemas() {
     let tools = tools();
     for (what, format, tokenizer) in formats() {

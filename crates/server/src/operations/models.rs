@@ -1,7 +1,9 @@
 //! Model cards, in each dialect's shape.
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, State};
+use axum::http::Uri;
 use axum::response::{IntoResponse, Response};
 use falaj_protocol::Dialect;
 use falaj_protocol::models::{AnthropicModel, AnthropicModelList, Capabilities, ModelCard, ModelList, OpenAiModel};
@@ -27,8 +29,11 @@ pub(crate) async fn list(State(app): State<App>, Extension(dialect): Extension<D
 pub(crate) async fn retrieve(
     State(app): State<App>,
     Extension(dialect): Extension<Dialect>,
-    Path(id): Path<String>,
+    uri: Uri,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
+    // A path whose escapes are no UTF-8 names nothing.
+    let Path(id) = id.map_err(|_| ApiError::UnknownPath { path: uri.path().to_owned() })?;
     let facts = app.registry.facts(&id).ok_or(ApiError::UnknownModel { model: id, in_path: true })?;
     Ok(match dialect {
         Dialect::Mistral => Json(card(&facts)).into_response(),

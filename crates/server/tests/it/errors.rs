@@ -180,3 +180,13 @@ async fn a_model_that_cannot_be_loaded_is_503_with_the_cause() {
     assert!(reply.json()["message"].as_str().is_some_and(|message| message.contains("the file is cut short")));
     assert_eq!(api.post("/v1/chat/completions", chat(json!({"model": "nobody"}))).await.status, 400);
 }
+
+#[tokio::test]
+async fn a_path_that_is_no_utf8_gets_the_envelope() {
+    let api = api();
+    for (path, at) in [("/v1/models/%FF", "/message"), ("/openai/v1/models/%FF", "/error/message")] {
+        let reply = api.get(path).await;
+        assert_eq!(reply.status, 404, "{}", reply.text);
+        assert!(reply.json().pointer(at).is_some_and(Value::is_string), "{}", reply.text);
+    }
+}

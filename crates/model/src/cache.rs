@@ -29,11 +29,15 @@ impl KvCache {
     /// A cache of `pages` pages. The system gives the memory as pages are first written.
     ///
     /// # Errors
-    /// A size that overflows.
+    /// A size that overflows, or that the system refuses at once.
     pub fn new(config: &Config, format: KvFormat, pages: usize) -> Result<Self, ModelError> {
         let per_page = config.kv_heads * PAGE_TOKENS * config.head_dim;
         let bytes = Self::page_bytes(config, format) as u128 * pages as u128;
-        if bytes > isize::MAX as u128 {
+        // Asked for in one piece and given back: the buffers themselves would abort the process. No page of it is touched.
+        // The black box keeps the compiler from leaving out what looks unused.
+        let mut probe = Vec::<u8>::new();
+        let mut refused = |bytes: u128| std::hint::black_box(&mut probe).try_reserve_exact(bytes as usize).is_err();
+        if bytes > isize::MAX as u128 || refused(bytes) {
             return Err(ModelError::TooLarge { what: "the cache", bytes });
         }
         let store = || match format {
@@ -81,5 +85,18 @@ impl Store {
             Store::F16(values) => KvView::F16(values),
             Store::F32(values) => KvView::F32(values),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_beyond_the_memory_is_an_error() {
+        let config = crate::synthetic::tiny_config(50, 256);
+        // More than the address space of any process, less than what overflows.
+        let pages = (1 << 50) / KvCache::page_bytes(&config, KvFormat::F16);
+        assert!(matches!(KvCache::new(&config, KvFormat::F16, pages), Err(ModelError::TooLarge { .. })));
     }
 }

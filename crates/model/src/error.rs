@@ -43,7 +43,7 @@ pub enum ModelError {
     TensorUnused { tensor: String },
 
     // Memory and use.
-    #[error("{what} would take {bytes} bytes, more than this machine can address; lower the context or the batch")]
+    #[error("{what} would take {bytes} bytes, more than this machine gives; lower the cache, the context or the batch")]
     TooLarge { what: &'static str, bytes: u128 },
     #[error("the instruction set `{name}` is not available on this CPU; leave the choice to the program")]
     Isa { name: String },

@@ -2,7 +2,7 @@
 //! tokenizing, grammars) runs on a blocking thread, a bounded number at a time.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use falaj_engine::Sampling;
 use falaj_protocol::chat::{
@@ -125,7 +125,10 @@ async fn blocking<R: Send + 'static, T: Send + 'static>(
     parsed: Parsed<R>,
     work: impl FnOnce(R) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    let turn = Arc::clone(&app.preparing).acquire_owned().await.map_err(|_| ApiError::Stopping)?;
+    let timeout_ms = app.settings.request_timeout_ms;
+    let turn = Arc::clone(&app.preparing).acquire_owned();
+    let turn = tokio::time::timeout(Duration::from_millis(timeout_ms), turn).await;
+    let turn = turn.map_err(|_| ApiError::TookTooLong { timeout_ms })?.map_err(|_| ApiError::Stopping)?;
     let work = move || {
         let Parsed { request, share, .. } = parsed;
         let result = work(request);
@@ -177,7 +180,10 @@ fn plain(served: Arc<Served>, prompts: Vec<Vec<u32>>, options: &Options, origin:
 /// The grammar compiled for each of `n` choices, which go through it each at its own pace.
 fn constraints(served: &Served, grammar: Option<&Grammar>, n: u32) -> Result<Vec<Matcher>, ApiError> {
     let Some(grammar) = grammar else { return Ok(Vec::new()) };
-    (0..n).map(|_| Ok(served.grammars.compile(grammar)?)).collect()
+    let first = served.grammars.compile(grammar)?;
+    let mut matchers: Vec<Matcher> = (1..n).map(|_| first.another()).collect();
+    matchers.push(first);
+    Ok(matchers)
 }
 
 /// What chat's dialects have in common.

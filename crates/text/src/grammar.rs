@@ -112,7 +112,10 @@ impl GrammarCompiler {
             let parser = compiling.join().map_err(|_| failed("the compiler failed on it"))?;
             parser.map_err(|error| failed(&reason(&error.to_string())))
         })?;
-        Ok(Matcher { inner: llguidance::Matcher::new(Ok(parser)) })
+        let mut inner = llguidance::Matcher::new(Ok(parser));
+        // What is too wide to follow shows at the first token: say so now, while the request can still be refused.
+        inner.compute_mask_or_eos().map_err(|error| failed(&reason(&error.to_string())))?;
+        Ok(Matcher { inner })
     }
 }
 
@@ -128,6 +131,12 @@ impl std::fmt::Debug for Matcher {
 }
 
 impl Matcher {
+    /// Another output under the same grammar, from where this one stands. Shares nothing with it, and costs far less than
+    /// compiling again.
+    pub fn another(&self) -> Self {
+        Self { inner: self.inner.deep_clone() }
+    }
+
     /// Sets the bit of every token that may come next, `mask[token / 32] & 1 << token % 32`; end tokens where the
     /// output may end. The mask comes in clear.
     pub fn allowed(&mut self, mask: &mut [u32]) -> Result<(), TextError> {

@@ -17,4 +17,9 @@ Logits of tiny models (PyTorch, transformers)     crates/model/tests/golden/READ
     target/venv-golden-model/bin/pip install -r crates/model/tests/golden/requirements.txt
     target/venv-golden-model/bin/python crates/model/tests/golden/make_golden.py
 
-Tokens and chat formats (mistral-common, tokenizers)   see the README beside crates/text/tests/golden";
+Tokens and chat formats (mistral-common, sentencepiece, tokenizers, jinja2)   crates/text/tests/golden/README.md
+    python3 -m venv target/venv-golden
+    target/venv-golden/bin/pip install -r crates/text/tests/golden/requirements.txt
+    target/venv-golden/bin/python crates/text/tests/golden/make_golden.py
+
+Quantised blocks (gguf)                           crates/kernels/tests/golden/make_golden.py says how";

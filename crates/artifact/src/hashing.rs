@@ -53,10 +53,11 @@ pub(crate) fn hash_file(path: &Path, name: &str, tally: &mut Tally<'_>) -> Resul
         size_bytes = done_bytes;
     })
     .map_err(ArtifactError::io("read", path))?;
-    if Stamp::of(&about()?) != before {
+    let after = Stamp::of(&about()?);
+    if !after.was_written_as(&before) {
         return Err(ArtifactError::ChangedWhileRead { file: shown(name) });
     }
-    let stamp = before.is_settled(started).then_some(before);
+    let stamp = (after == before && before.is_settled(started)).then_some(before);
     Ok(Hashed { digest, size_bytes, stamp })
 }
 
@@ -84,6 +85,12 @@ impl Stamp {
         #[cfg(not(unix))]
         let (changed_ns, inode) = (modified_ns, 0);
         Stamp { size_bytes: about.len(), modified_ns, changed_ns, inode }
+    }
+
+    /// Whether nothing was written between the two. The change time moves for less, such as a hard link that another import
+    /// makes meanwhile: then the digest stands, but is not remembered.
+    fn was_written_as(&self, before: &Stamp) -> bool {
+        Stamp { changed_ns: before.changed_ns, ..*self } == *before
     }
 
     /// Whether a write after `now` must change the stamp. Clocks of file systems tick: ten milliseconds on Linux, one or two

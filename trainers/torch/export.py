@@ -6,6 +6,7 @@ GGUF's llama layout pairs neighbouring rotary dimensions where Hugging Face pair
 """
 
 import argparse
+import hashlib
 import json
 import tomllib
 from pathlib import Path
@@ -112,7 +113,11 @@ def main():
     folder = Path(options.to or out / "gguf")
     folder.mkdir(parents=True, exist_ok=True)
     for kind in ("F32", "F16", "Q8_0"):
-        write_gguf(folder / f"{recipe['name']}-{kind.lower()}.gguf", state["model"], recipe, tokenizer_json, kind)
+        path = folder / f"{recipe['name']}-{kind.lower()}.gguf"
+        write_gguf(path, state["model"], recipe, tokenizer_json, kind)
+        # As `sha256sum` writes it: the binary compares it with the built-in model.
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        path.with_name(path.name + ".sha256").write_text(f"{digest}  {path.name}\n")
     print(f"step {state['step']}: {folder}")
 
 

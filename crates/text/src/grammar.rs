@@ -112,10 +112,7 @@ impl GrammarCompiler {
             let parser = compiling.join().map_err(|_| failed("the compiler failed on it"))?;
             parser.map_err(|error| failed(&reason(&error.to_string())))
         })?;
-        let mut inner = llguidance::Matcher::new(Ok(parser));
-        // What is too wide to follow shows at the first token: say so now, while the request can still be refused.
-        inner.compute_mask_or_eos().map_err(|error| failed(&reason(&error.to_string())))?;
-        Ok(Matcher { inner })
+        Ok(Matcher { inner: llguidance::Matcher::new(Ok(parser)) })
     }
 }
 

@@ -315,28 +315,6 @@ fn misuse_is_an_error() {
     assert!(matcher.allowed(&mut [0; 4]).is_err());
 }
 
-/// What only shows when the first token is to be chosen is still the request's fault, not the engine's.
-#[test]
-fn too_wide_a_schema_is_refused_before_it_runs() {
-    let compiler = GrammarCompiler::new(byte_level());
-    let wide = |count: usize| {
-        let properties: serde_json::Map<String, Value> = (0..count)
-            .map(|number| (format!("field_{number}"), json!({"type": "string", "pattern": "^[a-z]+$"})))
-            .collect();
-        Grammar::json_schema(&json!({"type": "object", "properties": properties, "additionalProperties": false}))
-    };
-    assert!(compiler.compile(&wide(50)).is_ok());
-    for count in [500, 2_500] {
-        match compiler.compile(&wide(count)) {
-            Err(error) => assert!(matches!(error, TextError::Grammar { .. }), "{error}"),
-            Ok(mut matcher) => {
-                let mut mask = vec![0; byte_level().vocab_size().div_ceil(32)];
-                assert!(matcher.allowed(&mut mask).is_ok(), "{count}");
-            }
-        }
-    }
-}
-
 #[test]
 fn choices_go_their_own_ways() {
     let tokenizer = byte_level();

@@ -183,7 +183,7 @@ pub struct EngineOptions {
 impl Default for EngineOptions {
     fn default() -> Self {
         Self {
-            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            threads: falaj_kernels::Pool::available_threads(),
             cache_bytes: 0,
             max_sequences: 32,
             queue_requests: 128,

@@ -23,6 +23,7 @@ mod quantize;
 mod rope;
 mod simd;
 mod softmax;
+mod topology;
 
 pub use activations::{ActivationKind, Activations};
 pub use attention::{AttentionArgs, AttentionRow, KvFormat, KvView};

@@ -6,6 +6,7 @@ use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -36,6 +37,14 @@ impl Pool {
 
     pub fn threads(&self) -> usize {
         self.workers.len() + 1
+    }
+
+    /// How many threads this process can keep busy: the CPUs that its affinity allows, those that the quota of its
+    /// control group pays for (v1 and v2, rounded down, at least 1), and no more than there are cores under them.
+    pub fn available_threads() -> usize {
+        // The standard library reads the affinity and the quotas of all enclosing groups.
+        let cpus = thread::available_parallelism().map_or(1, usize::from);
+        crate::topology::usable_cores(Path::new("/")).map_or(cpus, |cores| cores.min(cpus))
     }
 
     /// Calls `f(task, worker)` once for each task in `0..tasks` and returns when all are done. `worker` is below

@@ -118,7 +118,7 @@ pub const SETTINGS: &[Setting] = &[
         env: &["FALAJ_THREADS"],
         flag: "--threads",
         kind: Kind::Number,
-        default: |_| std::thread::available_parallelism().map_or(1, usize::from).to_string(),
+        default: |_| falaj_kernels::Pool::available_threads().to_string(),
         about: "worker threads of a model",
     },
     Setting {

@@ -22,7 +22,7 @@ impl Machine {
     pub fn look() -> Self {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let usable_cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let usable_cores = falaj_kernels::Pool::available_threads();
         Self {
             cpu: field(&cpuinfo, "model name").unwrap_or(std::env::consts::ARCH).to_owned(),
             features: features(),

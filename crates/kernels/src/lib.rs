@@ -19,6 +19,7 @@ mod matmul;
 mod norm;
 mod ops;
 mod pool;
+pub mod probe;
 mod quantize;
 mod rope;
 mod simd;

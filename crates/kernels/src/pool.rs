@@ -1,38 +1,61 @@
 //! Threads that wait for numeric work: they spin for some tens of microseconds after the last job and then sleep, so
-//! that an idle server costs nothing. A thread that is late (asleep, or a neighbour has its core) is not waited for:
-//! the others take its share.
+//! that an idle server costs nothing. A thread that is asleep when a job begins is not waited for: the others take its
+//! share. One that keeps losing its core to a neighbour in the middle of a task is left out for a while ([`lateness`]).
 
-use std::any::Any;
-use std::cell::{Cell, UnsafeCell};
+mod lateness;
+mod meter;
+mod shared;
+
+use std::cell::Cell;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::resume_unwind;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use lateness::{Lateness, REST};
+use meter::CallerMeter;
+use shared::{Job, Seat, Shared, lock};
 
 /// `threads` threads, of which the caller of [`Pool::run`] is one. Runs one job at a time; callers queue.
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
-    one_job: Mutex<()>,
+    one_job: Mutex<Caller>,
+}
+
+/// What callers remember from job to job.
+struct Caller {
+    meter: CallerMeter,
+    lateness: Lateness,
 }
 
 impl Pool {
     /// # Panics
     /// Where the system gives no thread.
     pub fn new(threads: usize) -> Self {
-        let shared = Arc::new(Shared::default());
-        let workers = (1..threads.max(1))
+        Self::with_rest(threads, REST)
+    }
+
+    fn with_rest(threads: usize, rest: Duration) -> Self {
+        let threads = threads.max(1);
+        let shared = Arc::new(Shared::new(threads - 1, rest));
+        let workers = (1..threads)
             .map(|worker| {
                 let shared = Arc::clone(&shared);
                 thread::Builder::new()
                     .name(format!("falaj-pool-{worker}"))
-                    .spawn(move || shared.work(worker))
+                    .spawn(move || {
+                        let _inside = Inside::enter(worker);
+                        shared.work(worker);
+                    })
                     .expect("the system gives threads at start")
             })
             .collect();
-        Self { shared, workers, one_job: Mutex::new(()) }
+        let caller = Caller { meter: CallerMeter::default(), lateness: Lateness::new(threads) };
+        Self { shared, workers, one_job: Mutex::new(caller) }
     }
 
     pub fn threads(&self) -> usize {
@@ -61,21 +84,50 @@ impl Pool {
             (0..tasks).for_each(|task| f(task, worker));
             return;
         }
-        let _one_job = lock(&self.one_job);
+        let mut caller = lock(&self.one_job);
         let _inside = Inside::enter(0);
         if tasks == 1 || self.workers.is_empty() {
             (0..tasks).for_each(|task| f(task, 0));
             return;
         }
-        self.shared.run(tasks, &f);
+        self.run_together(tasks, &f, &mut caller);
+    }
+
+    fn run_together(&self, tasks: usize, f: &(dyn Fn(usize, usize) + Sync), caller: &mut Caller) {
+        let shared = &*self.shared;
+        let start = caller.meter.start();
+        // SAFETY: `f` outlives this function, which waits for all that are in the job.
+        let job = unsafe { Job::new(tasks, f) };
+        shared.open(job);
+        if shared.sleepers.load(Ordering::SeqCst) > 0 {
+            self.wake(|seat| &seat.asleep);
+        }
+        shared.take_tasks_and_call(job, || self.wake(|seat| &seat.left_out));
+        let slept = shared.wait_until_left();
+        let (wanted, stolen) = caller.meter.end(&start, slept);
+        if caller.lateness.observe(wanted, stolen) {
+            // A core less for us, and the system moves the neighbour there.
+            shared.send_one_out();
+            caller.lateness.forget();
+        }
+        if let Some(payload) = shared.panic() {
+            resume_unwind(payload);
+        }
+    }
+
+    fn wake(&self, whom: impl Fn(&Seat) -> &AtomicBool) {
+        for (seat, worker) in self.shared.seats.iter().zip(&self.workers) {
+            if whom(seat).load(Ordering::SeqCst) {
+                worker.thread().unpark();
+            }
+        }
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
-        drop(lock(&self.shared.sleep));
-        self.shared.wake.notify_all();
+        self.workers.iter().for_each(|worker| worker.thread().unpark());
         for worker in self.workers.drain(..) {
             // A worker catches every panic of a task, so joining cannot fail in a way that matters here.
             let _ = worker.join();
@@ -86,144 +138,6 @@ impl Drop for Pool {
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Pool({} threads)", self.threads())
-    }
-}
-
-/// `state` holds the job's number (high 32 bits), whether it may still be joined (bit 31) and how many workers are in
-/// it. A worker joins by compare-and-swap, so the caller can close a job and knows exactly whom to wait for.
-#[derive(Default)]
-struct Shared {
-    state: AtomicU64,
-    next_task: AtomicUsize,
-    // INVARIANT: written only by the caller of `run`, while the job is closed and nobody is in it; read only by workers
-    // that have joined.
-    job: UnsafeCell<Option<Job>>,
-    panic: Mutex<Option<Box<dyn Any + Send>>>,
-    sleepers: AtomicUsize,
-    caller_waits: AtomicBool,
-    stopping: AtomicBool,
-    sleep: Mutex<()>,
-    wake: Condvar,
-    done: Condvar,
-}
-
-#[derive(Clone, Copy)]
-struct Job {
-    // The lifetime is erased: `Shared::run` does not return before everybody has left the job.
-    task: *const (dyn Fn(usize, usize) + Sync),
-    tasks: usize,
-}
-
-const OPEN: u64 = 1 << 31;
-const IN_IT: u64 = OPEN - 1;
-/// About 50 µs on Zen 4 and 100 µs on Skylake: longer than the gaps between the operations of one decoding step.
-const SPINS: usize = 2048;
-
-// SAFETY: `job` is the only field that is not Sync; its invariant orders writes and reads through `state`.
-unsafe impl Sync for Shared {}
-// SAFETY: the pointer in `job` is to a Sync closure, so it may be used from any thread while it lives.
-unsafe impl Send for Shared {}
-
-impl Shared {
-    fn run(&self, tasks: usize, f: &(dyn Fn(usize, usize) + Sync)) {
-        // SAFETY: only the lifetime changes. Nobody uses the pointer after this function, which waits for all below.
-        let task =
-            unsafe { std::mem::transmute::<&(dyn Fn(usize, usize) + Sync), &'static (dyn Fn(usize, usize) + Sync)>(f) };
-        // SAFETY: the last job was closed and left by all before its `run` returned, and `one_job` is held.
-        unsafe { *self.job.get() = Some(Job { task, tasks }) };
-        self.next_task.store(0, Ordering::Relaxed);
-        let number = (self.state.load(Ordering::Relaxed) >> 32).wrapping_add(1) & 0xffff_ffff;
-        self.state.store((number << 32) | OPEN, Ordering::SeqCst);
-        if self.sleepers.load(Ordering::SeqCst) > 0 {
-            drop(lock(&self.sleep));
-            self.wake.notify_all();
-        }
-
-        self.take_tasks(Job { task, tasks }, 0);
-        self.state.fetch_and(!OPEN, Ordering::SeqCst);
-        self.wait_until_left();
-        let panic = lock(&self.panic).take();
-        if let Some(payload) = panic {
-            resume_unwind(payload);
-        }
-    }
-
-    fn wait_until_left(&self) {
-        let left = || self.state.load(Ordering::SeqCst) & IN_IT == 0;
-        if spin_until(left) {
-            return;
-        }
-        let mut guard = lock(&self.sleep);
-        self.caller_waits.store(true, Ordering::SeqCst);
-        while !left() {
-            guard = self.done.wait(guard).unwrap_or_else(PoisonError::into_inner);
-        }
-        self.caller_waits.store(false, Ordering::SeqCst);
-    }
-
-    fn work(&self, worker: usize) {
-        let _inside = Inside::enter(worker);
-        let mut last = 0;
-        while let Some(number) = self.next_job(last) {
-            last = number;
-            if !self.join(number) {
-                continue;
-            }
-            // SAFETY: having joined, by the invariant of `job`.
-            let job = unsafe { *self.job.get() };
-            if let Some(job) = job {
-                self.take_tasks(job, worker);
-            }
-            let state = self.state.fetch_sub(1, Ordering::SeqCst) - 1;
-            if state & (OPEN | IN_IT) == 0 && self.caller_waits.load(Ordering::SeqCst) {
-                drop(lock(&self.sleep));
-                self.done.notify_one();
-            }
-        }
-    }
-
-    /// The number of a job other than `last` that is open; `None` when the pool stops.
-    fn next_job(&self, last: u64) -> Option<u64> {
-        let fresh = || {
-            let state = self.state.load(Ordering::SeqCst);
-            state & OPEN != 0 && state >> 32 != last
-        };
-        let stopping = || self.stopping.load(Ordering::SeqCst);
-        if !spin_until(|| fresh() || stopping()) {
-            let mut guard = lock(&self.sleep);
-            self.sleepers.fetch_add(1, Ordering::SeqCst);
-            while !fresh() && !stopping() {
-                guard = self.wake.wait(guard).unwrap_or_else(PoisonError::into_inner);
-            }
-            self.sleepers.fetch_sub(1, Ordering::SeqCst);
-        }
-        if stopping() { None } else { Some(self.state.load(Ordering::SeqCst) >> 32) }
-    }
-
-    fn join(&self, number: u64) -> bool {
-        self.state
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |state| {
-                (state >> 32 == number && state & OPEN != 0).then_some(state + 1)
-            })
-            .is_ok()
-    }
-
-    fn take_tasks(&self, job: Job, worker: usize) {
-        // SAFETY: the caller of `run` waits for everybody in the job, so the closure lives.
-        let task = unsafe { &*job.task };
-        let result = catch_unwind(AssertUnwindSafe(|| {
-            loop {
-                let next = self.next_task.fetch_add(1, Ordering::Relaxed);
-                if next >= job.tasks {
-                    break;
-                }
-                task(next, worker);
-            }
-        }));
-        if let Err(payload) = result {
-            self.next_task.store(job.tasks, Ordering::Relaxed);
-            lock(&self.panic).get_or_insert(payload);
-        }
     }
 }
 
@@ -247,24 +161,11 @@ impl Drop for Inside {
     }
 }
 
-fn spin_until(done: impl Fn() -> bool) -> bool {
-    for _ in 0..SPINS {
-        if done() {
-            return true;
-        }
-        std::hint::spin_loop();
-    }
-    false
-}
-
-/// No state behind these locks can be half-written, so a panic elsewhere does not matter.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::atomic::AtomicUsize;
 
     fn counts(pool: &Pool, tasks: usize) -> Vec<usize> {
         let counts: Vec<_> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
@@ -344,5 +245,45 @@ mod tests {
             thread::yield_now();
             busy[worker].store(false, Ordering::SeqCst);
         });
+    }
+
+    /// Runs jobs until every worker has been left out.
+    fn send_all_out(pool: &Pool) {
+        while pool.shared.left_out.load(Ordering::SeqCst) < pool.shared.seats.len() {
+            pool.shared.send_one_out();
+            assert_eq!(counts(pool, 5), vec![1; 5]);
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn those_left_out_take_part_in_nothing_but_long_jobs() {
+        let pool = Pool::with_rest(3, Duration::from_secs(3600));
+        send_all_out(&pool);
+        for _ in 0..100 {
+            pool.run(10, |_, worker| assert_eq!(worker, 0));
+        }
+        // At 1 ms a task, one thread would need five seconds; it ends as soon as another has come.
+        let others = AtomicUsize::new(0);
+        pool.run(5000, |_, worker| {
+            others.fetch_add(usize::from(worker > 0), Ordering::SeqCst);
+            let start = std::time::Instant::now();
+            while others.load(Ordering::SeqCst) == 0 && start.elapsed() < Duration::from_millis(1) {
+                std::hint::spin_loop();
+            }
+        });
+        assert!(others.into_inner() > 0);
+        assert_eq!(pool.shared.left_out.load(Ordering::SeqCst), 2, "they stay out afterwards");
+        // Dropping the pool must wake them, or this test would not end.
+    }
+
+    #[test]
+    fn those_left_out_come_back_when_there_is_nothing_to_be_late_for() {
+        let pool = Pool::with_rest(3, Duration::from_millis(1));
+        send_all_out(&pool);
+        while pool.shared.left_out.load(Ordering::SeqCst) > 0 {
+            thread::yield_now();
+        }
+        assert_eq!(counts(&pool, 9), vec![1; 9]);
     }
 }

@@ -1,29 +1,40 @@
-//! Rows of activations as products read them: floats, and 8-bit blocks of 32 with a scale for quantised weights.
+//! Rows of activations as products read them: floats, 8-bit blocks of 32 with a scale for quantised weights, bf16 for BF16 weights.
+//! The rounding itself is in `activations/rounding.rs`.
 
-use std::cmp::Ordering;
+mod rounding;
+
 use std::ops::BitOr;
 
 use crate::buffer::AlignedVec;
 use crate::format::Format;
 use crate::ops::Ops;
 use crate::pool::Pool;
-use crate::simd::{BYTES, LANES, Simd};
+use crate::simd::BYTES;
+
+pub(crate) use rounding::{quantize_activations, round_activations};
 
 /// What the weights that read these activations need of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ActivationKind {
     floats: bool,
     blocks: bool,
+    bf16: bool,
 }
 
 impl ActivationKind {
-    /// f32, for F32, F16 and BF16 weights.
-    pub const FLOATS: Self = Self { floats: true, blocks: false };
+    /// f32, for F32 and F16 weights.
+    pub const FLOATS: Self = Self { floats: true, blocks: false, bf16: false };
     /// 8-bit blocks, for quantised weights.
-    pub const BLOCKS: Self = Self { floats: false, blocks: true };
+    pub const BLOCKS: Self = Self { floats: false, blocks: true, bf16: false };
+    /// Rounded to bf16, for BF16 weights in panels; as floats too, for rows of them.
+    pub const BF16: Self = Self { floats: true, blocks: false, bf16: true };
 
     pub const fn for_format(format: Format) -> Self {
-        if format.is_quantized() { Self::BLOCKS } else { Self::FLOATS }
+        match format {
+            Format::F32 | Format::F16 => Self::FLOATS,
+            Format::BF16 => Self::BF16,
+            Format::Q8_0 | Format::Q4_0 | Format::Q4_K | Format::Q5_K | Format::Q6_K => Self::BLOCKS,
+        }
     }
 }
 
@@ -31,7 +42,7 @@ impl BitOr for ActivationKind {
     type Output = Self;
 
     fn bitor(self, other: Self) -> Self {
-        Self { floats: self.floats || other.floats, blocks: self.blocks || other.blocks }
+        Self { floats: self.floats || other.floats, blocks: self.blocks || other.blocks, bf16: self.bf16 || other.bf16 }
     }
 }
 
@@ -47,27 +58,40 @@ pub struct Activations {
     // Rows lie `stride` values apart, a multiple of 64; beyond `cols` everything is zero, so that kernels read whole vectors.
     stride: usize,
     floats: AlignedVec<f32>,
+    // As bits, and as the floats that they mean.
+    bf16: AlignedVec<u16>,
+    rounded: AlignedVec<f32>,
     quants: AlignedVec<i8>,
     // Per block of 32.
     scales: AlignedVec<f32>,
     // Per block of 32: scale · Σq, for weights with a minimum.
     sums: AlignedVec<f32>,
+    // −zero·Σq per block of 32 for zero 8 and 128, per 16 for 32: what exact sums with unsigned weights begin with.
+    starts_8: AlignedVec<i32>,
+    starts_128: AlignedVec<i32>,
+    starts_32: AlignedVec<i32>,
 }
 
-const BLOCK: usize = 32;
+pub(crate) const BLOCK: usize = 32;
 
 impl Activations {
     pub fn new(max_rows: usize, max_cols: usize) -> Self {
         let values = max_rows * max_cols.next_multiple_of(BYTES);
+        let blocks = values / BLOCK;
         Self {
             rows: 0,
             cols: 0,
             kind: ActivationKind::FLOATS,
             stride: 0,
             floats: AlignedVec::new(values),
+            bf16: AlignedVec::new(values),
+            rounded: AlignedVec::new(values),
             quants: AlignedVec::new(values),
-            scales: AlignedVec::new(values / BLOCK),
-            sums: AlignedVec::new(values / BLOCK),
+            scales: AlignedVec::new(blocks),
+            sums: AlignedVec::new(blocks),
+            starts_8: AlignedVec::new(blocks),
+            starts_128: AlignedVec::new(blocks),
+            starts_32: AlignedVec::new(2 * blocks),
         }
     }
 
@@ -77,29 +101,90 @@ impl Activations {
     /// Where `x` is not rows × cols, or that is more than was promised to [`Activations::new`].
     pub fn set(&mut self, ops: &Ops, pool: &Pool, x: &[f32], rows: usize, cols: usize, kind: ActivationKind) {
         assert_eq!(x.len(), rows * cols, "activations are (rows, cols)");
+        self.fill(pool, rows, cols, kind, |row, to| {
+            let x = &x[row * cols..][..cols];
+            if kind.floats {
+                to.floats[..cols].copy_from_slice(x);
+                to.floats[cols..].fill(0.0);
+            }
+            to.rounded.round(ops, x, kind);
+        });
+    }
+
+    /// Takes RMSNorm(x)·weight of x: (rows, weight.len()): the same bits as [`Ops::rms_norm`] and then [`Activations::set`].
+    ///
+    /// # Panics
+    /// Where `x` is not rows × weight.len(), or that is more than was promised to [`Activations::new`].
+    pub fn set_normed(
+        &mut self,
+        ops: &Ops,
+        pool: &Pool,
+        x: &[f32],
+        weight: &[f32],
+        eps: f32,
+        rows: usize,
+        kind: ActivationKind,
+    ) {
+        let cols = weight.len();
+        assert_eq!(x.len(), rows * cols, "activations are (rows, cols)");
+        self.fill(pool, rows, cols, kind, |row, to| {
+            // Through the floats' place, whether they are asked for or not: it is there and near.
+            let (floats, padding) = to.floats.split_at_mut(cols);
+            ops.rms_norm(&x[row * cols..][..cols], weight, eps, floats);
+            padding.fill(0.0);
+            to.rounded.round(ops, floats, kind);
+        });
+    }
+
+    /// Calls `row` for each row, on many threads where that pays.
+    fn fill(
+        &mut self,
+        pool: &Pool,
+        rows: usize,
+        cols: usize,
+        kind: ActivationKind,
+        row: impl Fn(usize, &mut RowMut) + Sync,
+    ) {
         let stride = cols.next_multiple_of(BYTES);
         assert!(rows * stride <= self.floats.len(), "more activations than were promised");
         (self.rows, self.cols, self.kind, self.stride) = (rows, cols, kind, stride);
         if cols == 0 {
             return;
         }
-        if kind.floats {
-            for (x, padded) in x.chunks_exact(cols).zip(self.floats.chunks_exact_mut(stride)) {
-                padded[..cols].copy_from_slice(x);
-                padded[cols..].fill(0.0);
-            }
-        }
-        if kind.blocks {
-            let blocks = stride / BLOCK;
-            let quants = SharedRows::new(&mut self.quants, stride);
-            let scales = SharedRows::new(&mut self.scales, blocks);
-            let sums = SharedRows::new(&mut self.sums, blocks);
-            pool.run(rows, |row, _| {
+        let blocks = stride / BLOCK;
+        let floats = SharedRows::new(&mut self.floats, stride);
+        let bf16 = SharedRows::new(&mut self.bf16, stride);
+        let rounded = SharedRows::new(&mut self.rounded, stride);
+        let quants = SharedRows::new(&mut self.quants, stride);
+        let scales = SharedRows::new(&mut self.scales, blocks);
+        let sums = SharedRows::new(&mut self.sums, blocks);
+        let starts_8 = SharedRows::new(&mut self.starts_8, blocks);
+        let starts_128 = SharedRows::new(&mut self.starts_128, blocks);
+        let starts_32 = SharedRows::new(&mut self.starts_32, 2 * blocks);
+        let chunk = TASK_VALUES.div_ceil(stride);
+        pool.run(rows.div_ceil(chunk), |task, _| {
+            for m in task * chunk..rows.min((task + 1) * chunk) {
                 // SAFETY: the pool gives each row to one task.
-                let (quants, scales, sums) = unsafe { (quants.row(row), scales.row(row), sums.row(row)) };
-                ops.quantize_activations(&x[row * cols..][..cols], quants, scales, sums);
-            });
-        }
+                let mut to = unsafe {
+                    RowMut {
+                        floats: floats.row(m),
+                        rounded: RoundedRow {
+                            bf16: bf16.row(m),
+                            values: rounded.row(m),
+                            blocks: BlockRowMut {
+                                quants: quants.row(m),
+                                scales: scales.row(m),
+                                sums: sums.row(m),
+                                starts_8: starts_8.row(m),
+                                starts_128: starts_128.row(m),
+                                starts_32: starts_32.row(m),
+                            },
+                        },
+                    }
+                };
+                row(m, &mut to);
+            }
+        });
     }
 
     pub fn rows(&self) -> usize {
@@ -112,7 +197,8 @@ impl Activations {
 
     /// Whether a product with weights of `format` finds what it reads.
     pub fn serves(&self, format: Format) -> bool {
-        if format.is_quantized() { self.kind.blocks } else { self.kind.floats }
+        let wanted = ActivationKind::for_format(format);
+        self.kind | wanted == self.kind
     }
 
     /// Row `row`, padded with zeros to whole vectors.
@@ -121,23 +207,72 @@ impl Activations {
         &self.floats[row * self.stride..][..self.stride]
     }
 
+    /// Row `row` rounded to bf16, padded with zeros: bits, and the floats that they mean.
+    #[inline(always)]
+    pub(crate) fn bf16_row(&self, row: usize) -> (&[u16], &[f32]) {
+        let range = row * self.stride..(row + 1) * self.stride;
+        (&self.bf16[range.clone()], &self.rounded[range])
+    }
+
     #[inline(always)]
     pub(crate) fn block_row(&self, row: usize) -> BlockRow<'_> {
         let blocks = self.stride / BLOCK;
+        let range = row * blocks..(row + 1) * blocks;
         BlockRow {
             quants: &self.quants[row * self.stride..][..self.stride],
-            scales: &self.scales[row * blocks..][..blocks],
-            sums: &self.sums[row * blocks..][..blocks],
+            scales: &self.scales[range.clone()],
+            sums: &self.sums[range.clone()],
+            starts_8: &self.starts_8[range.clone()],
+            starts_128: &self.starts_128[range.clone()],
+            starts_32: &self.starts_32[2 * range.start..2 * range.end],
         }
     }
 }
 
+/// Values per task below which threads cost more than they bring.
+const TASK_VALUES: usize = 1 << 15;
+
 /// One row in blocks, padded with zeros to an even number of them.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct BlockRow<'a> {
     pub quants: &'a [i8],
     pub scales: &'a [f32],
     pub sums: &'a [f32],
+    pub starts_8: &'a [i32],
+    pub starts_128: &'a [i32],
+    pub starts_32: &'a [i32],
+}
+
+pub(crate) struct BlockRowMut<'a> {
+    pub quants: &'a mut [i8],
+    pub scales: &'a mut [f32],
+    pub sums: &'a mut [f32],
+    pub starts_8: &'a mut [i32],
+    pub starts_128: &'a mut [i32],
+    pub starts_32: &'a mut [i32],
+}
+
+/// All places of one row.
+struct RowMut<'a> {
+    floats: &'a mut [f32],
+    rounded: RoundedRow<'a>,
+}
+
+struct RoundedRow<'a> {
+    bf16: &'a mut [u16],
+    values: &'a mut [f32],
+    blocks: BlockRowMut<'a>,
+}
+
+impl RoundedRow<'_> {
+    fn round(&mut self, ops: &Ops, x: &[f32], kind: ActivationKind) {
+        if kind.blocks {
+            ops.quantize_activations(x, &mut self.blocks);
+        }
+        if kind.bf16 {
+            ops.round_activations(x, self.bf16, self.values);
+        }
+    }
 }
 
 /// Rows of one buffer that different tasks write.
@@ -164,43 +299,3 @@ impl<T> SharedRows<T> {
 
 // SAFETY: tasks write different rows, by the contract of `row`.
 unsafe impl<T: Send> Sync for SharedRows<T> {}
-
-/// quants, scales and sums are the whole padded row.
-#[inline(always)]
-pub(crate) fn quantize_activations<S: Simd>(s: S, x: &[f32], quants: &mut [i8], scales: &mut [f32], sums: &mut [f32]) {
-    let (whole, rest) = x.as_chunks::<BLOCK>();
-    let mut last = [0.0; BLOCK];
-    last[..rest.len()].copy_from_slice(rest);
-    let blocks = quants.as_chunks_mut::<BLOCK>().0.iter_mut().zip(scales).zip(sums);
-    for (i, ((quants, scale), sum)) in blocks.enumerate() {
-        let values = match i.cmp(&whole.len()) {
-            Ordering::Less => &whole[i],
-            Ordering::Equal => &last,
-            Ordering::Greater => &[0.0; BLOCK],
-        };
-        (*scale, *sum) = quantize_block(s, values, quants);
-    }
-}
-
-/// Scale, and scale · Σq.
-#[inline(always)]
-fn quantize_block<S: Simd>(s: S, values: &[f32; BLOCK], quants: &mut [i8; BLOCK]) -> (f32, f32) {
-    let [low, high] = values.as_chunks::<LANES>().0 else { unreachable!("32 is twice 16") };
-    let (low, high) = (s.load(low), s.load(high));
-    // Zero unless something is NaN or infinite.
-    let zero = s.splat(0.0);
-    let broken = s.sum(s.fma(low, zero, s.mul(high, zero)));
-    let amax = s.largest(s.max(s.abs(low), s.abs(high)));
-    if broken != 0.0 || amax < SMALLEST {
-        quants.fill(0);
-        let scale = if broken == 0.0 { 0.0 } else { f32::NAN };
-        return (scale, scale);
-    }
-    let inverse = s.splat(127.0 / amax);
-    s.store_i8(s.round(s.mul(low, inverse)), s.round(s.mul(high, inverse)), quants);
-    let scale = amax / 127.0;
-    (scale, scale * quants.iter().map(|&q| i32::from(q)).sum::<i32>() as f32)
-}
-
-/// Below this the inverse scale would overflow or lose precision.
-const SMALLEST: f32 = 1e-30;

@@ -60,6 +60,11 @@ impl Format {
         }
     }
 
+    /// Whether products read it in panels (see [`crate::Panels`]); the others are read as rows.
+    pub const fn has_panels(self) -> bool {
+        !matches!(self, Format::F32 | Format::F16)
+    }
+
     /// Whether products with it go through 8-bit activations and exact integer sums.
     pub const fn is_quantized(self) -> bool {
         self.block_len() > 1
@@ -108,6 +113,8 @@ impl<'a> Matrix<'a> {
 pub enum MatrixError {
     #[error("rows of {cols} values are not whole blocks of {}, which {format} needs", format.block_len())]
     PartialBlock { format: Format, cols: usize },
+    #[error("{format} weights are not kept in panels; read them as rows")]
+    NoPanels { format: Format },
     #[error("a matrix of {rows} × {cols} does not fit this machine")]
     TooLarge { rows: usize, cols: usize },
     #[error("a {format} matrix of {rows} × {cols} takes {expected} bytes, got {got}")]

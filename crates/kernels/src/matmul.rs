@@ -1,115 +1,289 @@
-//! Products of activations with a weight matrix: `out[m][n] = Σ_k x[m][k]·w[n][k]`.
+//! Products of activations with weights: `out[m][n] = Σ_k x[m][k]·w[n][k]`, alone, added to what is there, or gated.
+//! Which kernel runs is decided here; the kernels are in `blocks.rs` (quantised), `pairs.rs` (BF16) and `float.rs` (F32, F16).
 //!
-//! The numerics: a row is summed in sixteen lanes with fused multiply-adds and reduced by one tree (`Simd::sum`). With
-//! float weights, element k goes to lane k % 16. With quantised weights, four consecutive products are summed exactly as
-//! integers; block b of 32 fills lanes 0..8 where b is even and 8..16 where it is odd, each lane times (weight scale ·
-//! activation scale). Nothing depends on how many rows are in flight, so tiles and chunks may change freely.
+//! The numerics, for one output, whatever else is computed beside it:
+//! - **Quantised:** acc = 0; for each block of 32 columns in order (each 16 in Q6_K): isum = Σ (q_w − zero)·q_x, an exact i32;
+//!   acc = fma(f32(isum), ws·as, acc) with the weight block's scale ws (d·sc is exact) and the activation block's scale `as`. Formats
+//!   with minima (Q4_K, Q5_K) then do acc = fma(−wmin, as·Σq_x, acc).
+//! - **BF16:** activations rounded to bf16; acc = 0; for each pair of columns acc = fma(w₁, x₁, acc), then acc = fma(w₀, x₀, acc). That is
+//!   what Zen 4's `vdpbf16ps` does, checked on two million random pairs; it also takes denormals for zero, so that numbers below
+//!   2^-126 (which no weight, activation or sum of a model comes near) may differ between ISAs.
+//! - **F32, F16:** column k goes to lane k % 16 with fused multiply-adds; the lanes are added by one tree (`Simd::sum`).
+//!
+//! Nothing depends on how many rows or tasks are in flight, so tiles, chunks and blocking change freely.
 
+mod blocks;
 mod float;
+mod pairs;
 mod quantized;
+mod quants;
+mod rows;
+mod scratch;
 mod tile;
 
 use std::ops::Range;
 
 use crate::activations::Activations;
-use crate::format::{Format, Matrix};
+use crate::format::Format;
+use crate::ops::Table;
+use crate::panels::{WIDTH, WeightView};
 use crate::pool::Pool;
-use crate::simd::Simd;
 
-/// Splits the rows of `w` over the pool and calls `rows` for each part.
-pub(crate) fn matmul(
-    pool: &Pool,
-    w: &Matrix,
-    x: &Activations,
-    out: &mut [f32],
-    rows: impl Fn(&Matrix, &Activations, Range<usize>, &Columns) + Sync,
-) {
-    assert_eq!(x.cols(), w.cols, "activations and weights have the same columns");
-    assert!(x.serves(w.format), "the activations were set for {} weights", w.format);
-    // A product that wraps around must not pass for a length: `Columns` writes by these.
-    let bytes = w.format.row_bytes(w.cols).and_then(|bytes| bytes.checked_mul(w.rows));
-    assert_eq!(Some(w.bytes.len()), bytes, "whole rows of weights");
-    assert_eq!(Some(out.len()), x.rows().checked_mul(w.rows), "the result is (activation rows, weight rows)");
-    if out.is_empty() {
-        return;
-    }
-    if w.cols == 0 {
-        out.fill(0.0);
-        return;
-    }
-    let columns = Columns { start: out.as_mut_ptr(), rows: x.rows(), stride: w.rows };
-    let chunk = rows_per_task(w, x.rows(), pool.threads());
-    pool.run(w.rows.div_ceil(chunk), |task, _| {
-        let first = task * chunk;
-        rows(w, x, first..w.rows.min(first + chunk), &columns);
-    });
+pub(crate) use blocks::panel as quantized_panel;
+pub(crate) use pairs::{panel as bf16_panel, shifted_panel};
+pub(crate) use rows::{Columns, matmul, matmul_rows, some_rows};
+pub(crate) use scratch::Scratch;
+
+/// What becomes of a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// out = product.
+    Store,
+    /// out += product.
+    Add,
 }
 
-/// Enough tasks to even out the threads, each small enough that its weights stay in the second-level cache while all
-/// activation rows pass, and none where the whole product costs less than waking a thread.
-fn rows_per_task(w: &Matrix, x_rows: usize, threads: usize) -> usize {
-    if threads == 1 && x_rows == 1 || w.rows * w.cols * x_rows < SMALL_PRODUCT {
-        return w.rows;
-    }
-    let cached = CACHED_BYTES / (w.bytes.len() / w.rows).max(1);
-    let even = w.rows.div_ceil(threads * TASKS_PER_THREAD);
-    even.min(cached).max(1).next_multiple_of(tile::ROWS)
+/// `out` (rows.len(), w.rows) takes the activations' rows `rows` times `w`.
+#[derive(Debug)]
+pub struct Product<'a> {
+    pub w: WeightView<'a>,
+    pub rows: Range<usize>,
+    pub out: &'a mut [f32],
+    pub then: Then,
 }
 
-const SMALL_PRODUCT: usize = 1 << 16;
-const CACHED_BYTES: usize = 128 << 10;
-const TASKS_PER_THREAD: usize = 8;
-
-/// The result, of which every task writes its own columns (one column per weight row).
-pub(crate) struct Columns {
-    // INVARIANT: valid for rows · stride values as long as `matmul` runs.
-    start: *mut f32,
-    rows: usize,
-    stride: usize,
+/// `out` (rows.len(), up.rows) = silu(x·gate)·(x·up): the inner half of SwiGLU. Source: Shazeer 2020, without bias.
+#[derive(Debug)]
+pub struct Gated<'a> {
+    pub gate: WeightView<'a>,
+    pub up: WeightView<'a>,
+    pub rows: Range<usize>,
+    pub out: &'a mut [f32],
 }
 
-// SAFETY: tasks write different columns, by the contract of `put`, and nobody reads.
-unsafe impl Sync for Columns {}
+/// A product as tasks see it.
+struct Item<'a> {
+    w: WeightView<'a>,
+    up: Option<WeightView<'a>>,
+    rows: Range<usize>,
+    out: *mut [f32],
+    then: Then,
+}
 
-impl Columns {
+/// Items of which the tasks write disjoint columns.
+pub(crate) trait Work {
     /// # Safety
-    /// Only one task may write column `n`.
-    #[inline(always)]
-    unsafe fn put(&self, m: usize, n: usize, value: f32) {
-        assert!(m < self.rows && n < self.stride);
-        // SAFETY: in bounds; not raced, by the contract.
-        unsafe { *self.start.add(m * self.stride + n) = value }
-    }
+    /// `of` must point to a value that lives as long as the item; nobody may use its result meanwhile but through such items.
+    #[expect(private_interfaces, reason = "only this module calls it")]
+    unsafe fn item<'a>(of: *const Self) -> Item<'a>
+    where
+        Self: 'a;
 }
 
-/// Columns `range` of the result.
-#[inline(always)]
-pub(crate) fn matmul_rows<S: Simd, F: tile::Tiled>(
-    s: S,
-    w: &Matrix,
-    x: &Activations,
-    range: Range<usize>,
-    out: &Columns,
-) {
-    for block in (0..x.rows()).step_by(CACHED_ROWS) {
-        let block_end = x.rows().min(block + CACHED_ROWS);
-        let mut n = range.start;
-        while n + tile::ROWS <= range.end {
-            tile::rows::<S, F>(s, w, x, n, block..block_end, out);
-            n += tile::ROWS;
-        }
-        for n in n..range.end {
-            for m in block..block_end {
-                let [[sum]] = F::tile::<S, 1, 1>(s, [w.row(n)], x, m);
-                // SAFETY: the pool gives each range of columns to one task.
-                unsafe { out.put(m, n, sum) }
+impl Work for Product<'_> {
+    #[expect(private_interfaces, reason = "only this module calls it")]
+    unsafe fn item<'a>(of: *const Self) -> Item<'a>
+    where
+        Self: 'a,
+    {
+        // SAFETY: it lives, by the contract. The result is read as a pointer, which has the layout of a reference, so that no two
+        // tasks ever hold a reference to the whole of it.
+        unsafe {
+            let rows = (*of).rows.clone();
+            Item {
+                w: (*of).w,
+                up: None,
+                rows,
+                out: (&raw const (*of).out).cast::<*mut [f32]>().read(),
+                then: (*of).then,
             }
         }
     }
 }
 
-/// Activation rows that pass over a task's weights together: at 4,096 columns, a quarter of a MiB in blocks.
-const CACHED_ROWS: usize = 64;
+impl Work for Gated<'_> {
+    #[expect(private_interfaces, reason = "only this module calls it")]
+    unsafe fn item<'a>(of: *const Self) -> Item<'a>
+    where
+        Self: 'a,
+    {
+        // SAFETY: as above.
+        unsafe {
+            let (rows, out) = ((*of).rows.clone(), (&raw const (*of).out).cast::<*mut [f32]>().read());
+            Item { w: (*of).gate, up: Some((*of).up), rows, out, then: Then::Store }
+        }
+    }
+}
+
+impl Item<'_> {
+    fn check(&self, x: &Activations) {
+        for w in [Some(self.w), self.up].into_iter().flatten() {
+            assert_eq!(x.cols(), w.cols(), "activations and weights have the same columns");
+            assert!(x.serves(w.format()), "the activations were set for {} weights", w.format());
+            if let WeightView::Rows(matrix) = w {
+                assert!(!w.format().has_panels(), "products read {} weights in panels", w.format());
+                // The fields of a matrix are public; a product that wraps around must not pass for a length.
+                let bytes = matrix.format.row_bytes(matrix.cols).and_then(|bytes| bytes.checked_mul(matrix.rows));
+                assert_eq!(Some(matrix.bytes.len()), bytes, "whole rows of weights");
+            }
+            assert_eq!(w.rows(), self.w.rows(), "gate and up have the same rows");
+        }
+        assert!(self.rows.start <= self.rows.end && self.rows.end <= x.rows(), "the activations have these rows");
+        let len = self.rows.len().checked_mul(self.w.rows());
+        assert_eq!(Some(self.out.len()), len, "the result is (activation rows, weight rows)");
+    }
+
+    /// Groups of sixteen weight rows.
+    fn units(&self) -> usize {
+        if self.rows.is_empty() { 0 } else { self.w.rows().div_ceil(WIDTH) }
+    }
+
+    /// What one unit costs, in nanoseconds of one thread, roughly.
+    fn unit_ns(&self) -> usize {
+        let format = self.w.format();
+        let values = WIDTH * self.w.cols() * if self.up.is_some() { 2 } else { 1 };
+        let bytes = values / format.block_len() * format.block_bytes();
+        (bytes / BYTES_PER_NS).max(values * self.rows.len() / PRODUCTS_PER_NS).max(1)
+    }
+
+    fn units_per_task(&self, threads: usize) -> usize {
+        if threads == 1 {
+            return self.units().max(1);
+        }
+        let worthwhile = TASK_NS.div_ceil(self.unit_ns());
+        let even = self.units().div_ceil(threads * TASKS_PER_THREAD);
+        even.clamp(1, worthwhile.max(1)).max(worthwhile.min(self.units().div_ceil(threads))).max(1)
+    }
+
+    fn tasks(&self, threads: usize) -> usize {
+        self.units().div_ceil(self.units_per_task(threads))
+    }
+}
+
+const BYTES_PER_NS: usize = 12;
+const PRODUCTS_PER_NS: usize = 150;
+/// A task shorter than this is mostly overhead.
+const TASK_NS: usize = 4000;
+const TASKS_PER_THREAD: usize = 16;
+/// Activation rows that pass over an expanded panel at once; bounds the scratch.
+const ROWS: usize = 512;
+
+struct Shared<T>(*const T);
+// SAFETY: tasks read the items, and write disjoint columns of their results.
+unsafe impl<T> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    fn at(&self, i: usize) -> *const T {
+        self.0.wrapping_add(i)
+    }
+}
+
+/// Everything in one job of the pool.
+pub(crate) fn run<T: Work>(table: &'static Table, pool: &Pool, x: &Activations, work: &mut [T]) {
+    let (count, shared) = (work.len(), Shared(work.as_mut_ptr().cast_const()));
+    // SAFETY: `work` is borrowed exclusively until the end of this function, for `count` values.
+    let item = |i: usize| unsafe { T::item(shared.at(i)) };
+    let threads = pool.threads();
+    let mut tasks = 0;
+    for i in 0..count {
+        item(i).check(x);
+        tasks += item(i).tasks(threads);
+    }
+    pool.run(tasks, |mut task, _| {
+        let shared = &shared;
+        for i in 0..count {
+            // SAFETY: as above.
+            let item = unsafe { T::item(shared.at(i)) };
+            let (chunk, tasks) = (item.units_per_task(threads), item.tasks(threads));
+            if task >= tasks {
+                task -= tasks;
+                continue;
+            }
+            let units = task * chunk..item.units().min((task + 1) * chunk);
+            scratch::with(|scratch| item_units(table, x, &item, units, scratch));
+            return;
+        }
+    });
+}
+
+fn item_units(table: &Table, x: &Activations, item: &Item, units: Range<usize>, scratch: &mut Scratch) {
+    let mut tiles = std::mem::take(&mut scratch.tiles);
+    for unit in units {
+        for first in item.rows.clone().step_by(ROWS) {
+            let rows = first..item.rows.end.min(first + ROWS);
+            let [tile, up_tile] = &mut tiles;
+            let tile = scratch::grown(tile, rows.len() * WIDTH);
+            unit_of(table, item.w, x, unit, rows.clone(), scratch, tile);
+            if let Some(up) = item.up {
+                let up_tile = scratch::grown(up_tile, rows.len() * WIDTH);
+                unit_of(table, up, x, unit, rows.clone(), scratch, up_tile);
+                // SAFETY: the CPU has the table's ISA, by the invariant of `Ops`.
+                unsafe { (table.swiglu)(tile, up_tile) }
+            }
+            put(item, unit, first, tile);
+        }
+    }
+    scratch.tiles = tiles;
+}
+
+/// Weight rows of `unit` times the activations' `rows`, into tile (rows, 16).
+fn unit_of(
+    table: &Table,
+    w: WeightView,
+    x: &Activations,
+    unit: usize,
+    rows: Range<usize>,
+    scratch: &mut Scratch,
+    tile: &mut [f32],
+) {
+    match w {
+        WeightView::Panels(panels) => {
+            let kernel = table.panel[panel_index(panels.format())];
+            // SAFETY: the CPU has the table's ISA, by the invariant of `Ops`.
+            unsafe { kernel(panels.panel(unit), x, rows, scratch, tile.as_chunks_mut().0) }
+        }
+        WeightView::Rows(matrix) => {
+            let kernel = if matrix.format == Format::F16 { table.rows_f16 } else { table.rows_f32 };
+            let (first, end) = (unit * WIDTH, matrix.rows.min((unit + 1) * WIDTH));
+            let columns = Columns::new(tile, rows.start, first, WIDTH);
+            // SAFETY: the CPU has the table's ISA, by the invariant of `Ops`.
+            unsafe { kernel(&matrix, x, first..end, rows, &columns) }
+        }
+    }
+}
+
+/// The tile of `unit` for the rows from `first` on, into the result.
+fn put(item: &Item, unit: usize, first: usize, tile: &[f32]) {
+    let stride = item.w.rows();
+    let (column, width) = (unit * WIDTH, WIDTH.min(stride - unit * WIDTH));
+    for (m, sums) in tile.as_chunks::<WIDTH>().0.iter().enumerate() {
+        let at = (first - item.rows.start + m) * stride + column;
+        // SAFETY: inside the result, whose length `check` compared; only this task writes these columns.
+        let out = unsafe { std::slice::from_raw_parts_mut(item.out.cast::<f32>().add(at), width) };
+        match item.then {
+            Then::Store => out.copy_from_slice(&sums[..width]),
+            Then::Add => out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum),
+        }
+    }
+}
+
+/// The formats of panels, as types for the generic code.
+pub(crate) mod panel_formats {
+    pub(crate) use super::quants::{Q4_0, Q4_K, Q5_K, Q6_K, Q8_0};
+}
+
+/// The order of `Table::panel`.
+fn panel_index(format: Format) -> usize {
+    match format {
+        Format::BF16 => 0,
+        Format::Q8_0 => 1,
+        Format::Q4_0 => 2,
+        Format::Q4_K => 3,
+        Format::Q5_K => 4,
+        Format::Q6_K => 5,
+        Format::F32 | Format::F16 => unreachable!("these have no panels"),
+    }
+}
 
 /// The formats, as types for the generic code.
 pub(crate) mod formats {

@@ -2,16 +2,17 @@
 
 mod table;
 
-use crate::activations::Activations;
+use crate::activations::{Activations, BlockRowMut};
 use crate::attention::{self, AttentionArgs};
 use crate::dequantize;
 use crate::format::{Format, Matrix};
 use crate::isa::Isa;
-use crate::matmul;
+use crate::matmul::{self, Gated, Product};
+use crate::panels::{self, Panels, panel_bytes};
 use crate::pool::Pool;
 use crate::quantize;
 use crate::rope::RopeLayout;
-use table::Table;
+pub(crate) use table::Table;
 
 /// Every operation, for one ISA. All of them give the same bits; they differ in speed.
 #[derive(Clone, Copy)]
@@ -37,17 +38,52 @@ impl Ops {
         self.table.isa
     }
 
-    /// out[m][n] = Σ_k x[m][k]·w[n][k]; x: (M, w.cols), out: (M, w.rows) row-major. Streams the weights once for all M.
-    /// Quantised weights meet activations in 8-bit blocks (see [`Activations`]).
+    /// The older form, over file rows of any format and in its own order of sums; goes away with its last caller.
     ///
     /// # Panics
     /// Where shapes differ, or `x` was set for another kind of weights.
-    pub fn matmul(&self, pool: &Pool, w: &Matrix, x: &Activations, out: &mut [f32]) {
+    pub fn matmul_rows(&self, pool: &Pool, w: &Matrix, x: &Activations, out: &mut [f32]) {
         let rows = self.table.matmul[matmul::index(w.format)];
         matmul::matmul(pool, w, x, out, |w, x, range, out| {
             // SAFETY: the invariant of `table`.
             unsafe { rows(w, x, range, out) }
         });
+    }
+
+    /// Each product of the activations' rows with a weight, in one job of the pool. Streams the weights once for all rows.
+    ///
+    /// # Panics
+    /// Where shapes differ, `x` was set for another kind of weights, or rows are of a format that is read in panels.
+    pub fn matmul(&self, pool: &Pool, x: &Activations, products: &mut [Product]) {
+        matmul::run(self.table, pool, x, products);
+    }
+
+    /// silu(x·gate)·(x·up) for each of `products`, in one job of the pool: the bits of two products and [`Ops::swiglu`].
+    ///
+    /// # Panics
+    /// As [`Ops::matmul`] does.
+    pub fn gated(&self, pool: &Pool, x: &Activations, products: &mut [Gated]) {
+        matmul::run(self.table, pool, x, products);
+    }
+
+    /// Rows as the file holds them to panels. out: `Panels::bytes_for` of them.
+    ///
+    /// # Panics
+    /// Where the format has no panels, or `out` has another length.
+    pub fn pack(&self, pool: &Pool, w: &Matrix, out: &mut [u8]) {
+        assert_eq!(Some(out.len()), Panels::bytes_for(w.format, w.rows, w.cols), "the bytes of all panels");
+        if let Some(bytes) = panel_bytes(w.format, w.cols).filter(|&bytes| bytes > 0) {
+            panels::pack(pool, w, bytes, out);
+        }
+    }
+
+    /// The exact values of row `row`: those that [`Ops::dequantize_row`] gives for the file's row. out: (w.cols()).
+    ///
+    /// # Panics
+    /// Where there is no such row, or `out` has another length.
+    pub fn unpack_row(&self, w: &Panels, row: usize, out: &mut [f32]) {
+        assert!(row < w.rows() && out.len() == w.cols(), "a row of the weights");
+        panels::unpack_row(w, row, out);
     }
 
     /// The exact values of whole blocks.
@@ -162,9 +198,14 @@ impl Ops {
         });
     }
 
-    pub(crate) fn quantize_activations(&self, x: &[f32], quants: &mut [i8], scales: &mut [f32], sums: &mut [f32]) {
+    pub(crate) fn quantize_activations(&self, x: &[f32], to: &mut BlockRowMut) {
         // SAFETY: the invariant of `table`.
-        unsafe { (self.table.quantize_activations)(x, quants, scales, sums) }
+        unsafe { (self.table.quantize_activations)(x, to) }
+    }
+
+    pub(crate) fn round_activations(&self, x: &[f32], bits: &mut [u16], values: &mut [f32]) {
+        // SAFETY: the invariant of `table`.
+        unsafe { (self.table.round_activations)(x, bits, values) }
     }
 }
 

@@ -11,7 +11,7 @@ mod scalar;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
-pub(crate) use avx512::Avx512;
+pub(crate) use avx512::{Avx512, DotBf16};
 pub(crate) use scalar::Scalar;
 
 /// Lanes per vector of floats. It is part of the numerics: a sum over a row goes into lane `k % 16`.
@@ -25,6 +25,10 @@ pub(crate) trait Simd: Copy {
     type F: Copy;
     /// Sixty-four bytes.
     type B: Copy;
+    /// Sixteen i32.
+    type I: Copy;
+    /// Sixteen sums of byte products, before they are widened to i32.
+    type Partial: Copy;
     /// Whether registers are many and wide enough for tiles of 4 × 4 sums instead of 4 × 1.
     const WIDE: bool;
 
@@ -90,6 +94,40 @@ pub(crate) trait Simd: Copy {
     fn signed_to_f32(self, from: &[u8; 16]) -> Self::F;
     /// Thirty-two integral values in −127..=127 as i8.
     fn store_i8(self, low: Self::F, high: Self::F, to: &mut [i8; 32]);
+
+    // What panels of weights need: lane n of a vector belongs to weight row n, its four bytes to four consecutive columns.
+
+    fn store_bytes(self, v: Self::B, to: &mut [u8; 64]);
+    /// Four bytes in every lane.
+    fn splat_quad(self, from: &[u8; 4]) -> Self::B;
+    /// Each byte shifted right by `bits`, keeping only what is in `mask`, which must exclude what comes from the neighbour.
+    fn right(self, a: Self::B, bits: u32, mask: u8) -> Self::B;
+    fn left(self, a: Self::B, bits: u32, mask: u8) -> Self::B;
+
+    fn splat_int(self, value: i32) -> Self::I;
+    /// Sixteen u8.
+    fn load_small(self, from: &[u8; 16]) -> Self::I;
+    fn int_and(self, a: Self::I, mask: i32) -> Self::I;
+    fn int_or(self, a: Self::I, b: Self::I) -> Self::I;
+    fn int_left(self, a: Self::I, bits: u32) -> Self::I;
+    fn int_right(self, a: Self::I, bits: u32) -> Self::I;
+    fn to_float(self, a: Self::I) -> Self::F;
+
+    /// Begins sums that continue `sum`; `widen(sum, partial)` is then `sum` plus all that was added meanwhile, exactly. No lane
+    /// may take more than 2^15 − 1 in either half before it is widened (see `Quants::DEPTH`).
+    fn partial(self, sum: Self::I) -> Self::Partial;
+    /// Adds Σ over bytes 4i..4i+4 of w·x to lane i; w unsigned and below 64, x in −127..=127.
+    fn add_dot(self, partial: Self::Partial, w: Self::B, x: Self::B) -> Self::Partial;
+    fn widen(self, sum: Self::I, partial: Self::Partial) -> Self::I;
+    /// What `add_dot_wide` begins with, given −128·Σx.
+    fn wide_start(self, start: Self::I) -> Self::I;
+    /// The same for any w: from `wide_start(−128·Σx)` on, Σ (w − 128)·x over all x of that sum.
+    fn add_dot_wide(self, sum: Self::I, w: Self::B, x: Self::B) -> Self::I;
+
+    /// Sixteen pairs of bf16, as (first of each pair, second).
+    fn bf16_pairs(self, from: &[u8; 64]) -> (Self::F, Self::F);
+    /// Asks for a cache line that will be read soon; any address will do.
+    fn prefetch(self, at: *const u8);
 }
 
 /// Up to sixteen values, then zeros.

@@ -229,7 +229,7 @@ impl Model {
         let kind = kinds.reduce(|all, kind| all | kind).unwrap_or(ActivationKind::FLOATS);
         activations.set(&self.ops, pool, x, t, cols, kind);
         for (weight, out) in weights {
-            self.ops.matmul(pool, &weight.matrix(), activations, &mut out[..t * weight.rows()]);
+            self.ops.matmul_rows(pool, &weight.matrix(), activations, &mut out[..t * weight.rows()]);
         }
     }
 

@@ -39,7 +39,7 @@ fn matmul_rate(ops: &Ops, pool: &Pool) -> f64 {
     let mut x = Activations::new(BATCH, SIDE);
     x.set(ops, pool, &row.repeat(BATCH), BATCH, SIDE, ActivationKind::for_format(Format::Q8_0));
     let mut out = vec![0.0f32; BATCH * SIDE];
-    let seconds = best_of(ROUNDS, || ops.matmul(pool, &weights, &x, &mut out));
+    let seconds = best_of(ROUNDS, || ops.matmul_rows(pool, &weights, &x, &mut out));
     (2 * BATCH * SIDE * SIDE) as f64 / seconds
 }
 

@@ -49,7 +49,7 @@ fn tile<Q: Blocks, S: Simd, const M: usize, const N: usize>(
         has_tail |= !tail.is_empty();
         Q::bytes(&mut tails[n])[..tail.len()].copy_from_slice(tail);
     }
-    let mut xs = [BlockRow { quants: &[], scales: &[], sums: &[] }; M];
+    let mut xs = [BlockRow::default(); M];
     for i in 0..M {
         xs[i] = x.block_row(m + i);
     }

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::Columns;
+use super::rows::Columns;
 use crate::activations::Activations;
 use crate::format::Matrix;
 use crate::simd::Simd;

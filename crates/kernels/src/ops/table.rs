@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use crate::activations::{self, Activations};
+use crate::activations::{self, Activations, BlockRowMut};
 use crate::attention::{self, AttentionArgs};
 use crate::elementwise;
 use crate::format::Matrix;
 use crate::isa::Isa;
-use crate::matmul::{self, Columns, formats};
+use crate::matmul::{self, Columns, Scratch, formats, panel_formats};
 use crate::norm;
 use crate::rope::{self, RopeLayout};
 use crate::simd;
@@ -20,7 +20,12 @@ pub(crate) struct Table {
     /// In the order of `matmul::index`.
     pub matmul: [unsafe fn(&Matrix, &Activations, Range<usize>, &Columns); 8],
     pub attend: unsafe fn(&AttentionArgs, usize, usize, &mut Vec<f32>, &mut [f32]),
-    pub quantize_activations: unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [f32]),
+    /// In the order of `matmul::panel_index`.
+    pub panel: [unsafe fn(&[u8], &Activations, Range<usize>, &mut Scratch, &mut [[f32; 16]]); 6],
+    pub rows_f32: unsafe fn(&Matrix, &Activations, Range<usize>, Range<usize>, &Columns),
+    pub rows_f16: unsafe fn(&Matrix, &Activations, Range<usize>, Range<usize>, &Columns),
+    pub quantize_activations: unsafe fn(&[f32], &mut BlockRowMut),
+    pub round_activations: unsafe fn(&[f32], &mut [u16], &mut [f32]),
     pub rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     pub rope: unsafe fn(&mut [f32], &[f32], &[f32], RopeLayout),
     pub swiglu: unsafe fn(&mut [f32], &[f32]),
@@ -35,11 +40,19 @@ pub(crate) struct Table {
 pub(crate) fn of(isa: Isa) -> &'static Table {
     match isa {
         #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 if has_fast_bf16() => &AVX512_BF16,
+        #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => &avx512::TABLE,
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => &avx2::TABLE,
         _ => &scalar::TABLE,
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_fast_bf16() -> bool {
+    let vendor = std::arch::x86_64::__cpuid(0);
+    is_x86_feature_detected!("avx512bf16") && vendor.ebx.to_le_bytes() == *b"Auth"
 }
 
 macro_rules! functions {
@@ -62,7 +75,11 @@ macro_rules! table {
                 isa: $isa,
                 matmul: [matmul_f32, matmul_f16, matmul_bf16, matmul_q8_0, matmul_q4_0, matmul_q4_k, matmul_q5_k, matmul_q6_k],
                 attend,
+                panel: [panel_bf16, panel_q8_0, panel_q4_0, panel_q4_k, panel_q5_k, panel_q6_k],
+                rows_f32,
+                rows_f16,
                 quantize_activations,
+                round_activations,
                 rms_norm,
                 rope,
                 swiglu,
@@ -84,7 +101,16 @@ macro_rules! table {
                 matmul_q5_k = matmul::matmul_rows::<_, formats::Q5_K>, (w: &Matrix, x: &Activations, rows: Range<usize>, out: &Columns);
                 matmul_q6_k = matmul::matmul_rows::<_, formats::Q6_K>, (w: &Matrix, x: &Activations, rows: Range<usize>, out: &Columns);
                 attend = attention::attend, (args: &AttentionArgs, row: usize, kv_head: usize, scores: &mut Vec<f32>, out: &mut [f32]);
-                quantize_activations = activations::quantize_activations, (x: &[f32], quants: &mut [i8], scales: &mut [f32], sums: &mut [f32]);
+                panel_q8_0 = matmul::quantized_panel::<_, panel_formats::Q8_0>, (panel: &[u8], x: &Activations, rows: Range<usize>, scratch: &mut Scratch, tile: &mut [[f32; 16]]);
+                panel_q4_0 = matmul::quantized_panel::<_, panel_formats::Q4_0>, (panel: &[u8], x: &Activations, rows: Range<usize>, scratch: &mut Scratch, tile: &mut [[f32; 16]]);
+                panel_q4_k = matmul::quantized_panel::<_, panel_formats::Q4_K>, (panel: &[u8], x: &Activations, rows: Range<usize>, scratch: &mut Scratch, tile: &mut [[f32; 16]]);
+                panel_q5_k = matmul::quantized_panel::<_, panel_formats::Q5_K>, (panel: &[u8], x: &Activations, rows: Range<usize>, scratch: &mut Scratch, tile: &mut [[f32; 16]]);
+                panel_q6_k = matmul::quantized_panel::<_, panel_formats::Q6_K>, (panel: &[u8], x: &Activations, rows: Range<usize>, scratch: &mut Scratch, tile: &mut [[f32; 16]]);
+                panel_bf16 = matmul::shifted_panel, (panel: &[u8], x: &Activations, rows: Range<usize>, scratch: &mut Scratch, tile: &mut [[f32; 16]]);
+                rows_f32 = matmul::some_rows::<_, formats::F32>, (w: &Matrix, x: &Activations, columns: Range<usize>, rows: Range<usize>, out: &Columns);
+                rows_f16 = matmul::some_rows::<_, formats::F16>, (w: &Matrix, x: &Activations, columns: Range<usize>, rows: Range<usize>, out: &Columns);
+                quantize_activations = activations::quantize_activations, (x: &[f32], to: &mut BlockRowMut);
+                round_activations = activations::round_activations, (x: &[f32], bits: &mut [u16], values: &mut [f32]);
                 rms_norm = norm::rms_norm, (x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);
                 rope = rope::rope, (x: &mut [f32], cos: &[f32], sin: &[f32], layout: RopeLayout);
                 swiglu = elementwise::swiglu, (gate: &mut [f32], up: &[f32]);
@@ -116,3 +142,17 @@ table!(
     unsafe { simd::Avx512::assume() },
     [target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 );
+
+/// AVX-512 where its pairs of bf16 are fast: AMD's. Intel runs them at half the rate of two fused multiply-adds, in which the
+/// other table has the same bits.
+#[cfg(target_arch = "x86_64")]
+static AVX512_BF16: Table = {
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16")]
+    fn panel_bf16(panel: &[u8], x: &Activations, rows: Range<usize>, scratch: &mut Scratch, tile: &mut [[f32; 16]]) {
+        // SAFETY: the very features are enabled here.
+        let (s, pairs) = unsafe { (simd::Avx512::assume(), simd::DotBf16::assume()) };
+        matmul::bf16_panel(s, pairs, panel, x, rows, scratch, tile);
+    }
+    let [_, q8_0, q4_0, q4_k, q5_k, q6_k] = avx512::TABLE.panel;
+    Table { panel: [panel_bf16, q8_0, q4_0, q4_k, q5_k, q6_k], ..avx512::TABLE }
+};

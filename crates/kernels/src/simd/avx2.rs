@@ -31,6 +31,9 @@ macro_rules! both {
 impl Simd for Avx2 {
     type F = F;
     type B = B;
+    type I = B;
+    // i16 pairs, or i32 with VNNI.
+    type Partial = B;
     const WIDE: bool = false;
 
     #[inline(always)]
@@ -243,6 +246,124 @@ impl Simd for Avx2 {
             _mm256_storeu_si256(to.as_mut_ptr().cast(), packed);
         }
     }
+
+    #[inline(always)]
+    fn store_bytes(self, v: B, to: &mut [u8; 64]) {
+        unsafe {
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), v[0]);
+            _mm256_storeu_si256(to.as_mut_ptr().add(32).cast(), v[1]);
+        }
+    }
+    #[inline(always)]
+    fn splat_quad(self, from: &[u8; 4]) -> B {
+        unsafe { [_mm256_set1_epi32(i32::from_ne_bytes(*from)); 2] }
+    }
+    #[inline(always)]
+    fn right(self, a: B, bits: u32, mask: u8) -> B {
+        unsafe {
+            let (bits, mask) = (_mm_cvtsi32_si128(bits.cast_signed()), _mm256_set1_epi8(mask.cast_signed()));
+            let (low, high) = (_mm256_srl_epi16(a[0], bits), _mm256_srl_epi16(a[1], bits));
+            [_mm256_and_si256(low, mask), _mm256_and_si256(high, mask)]
+        }
+    }
+    #[inline(always)]
+    fn left(self, a: B, bits: u32, mask: u8) -> B {
+        unsafe {
+            let (bits, mask) = (_mm_cvtsi32_si128(bits.cast_signed()), _mm256_set1_epi8(mask.cast_signed()));
+            let (low, high) = (_mm256_sll_epi16(a[0], bits), _mm256_sll_epi16(a[1], bits));
+            [_mm256_and_si256(low, mask), _mm256_and_si256(high, mask)]
+        }
+    }
+
+    #[inline(always)]
+    fn splat_int(self, value: i32) -> B {
+        unsafe { [_mm256_set1_epi32(value); 2] }
+    }
+    #[inline(always)]
+    fn load_small(self, from: &[u8; 16]) -> B {
+        unsafe {
+            let bytes = _mm_loadu_si128(from.as_ptr().cast());
+            [_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128::<8>(bytes))]
+        }
+    }
+    #[inline(always)]
+    fn int_and(self, a: B, mask: i32) -> B {
+        let mask = self.splat_int(mask);
+        both!(_mm256_and_si256, a, mask)
+    }
+    #[inline(always)]
+    fn int_or(self, a: B, b: B) -> B {
+        both!(_mm256_or_si256, a, b)
+    }
+    #[inline(always)]
+    fn int_left(self, a: B, bits: u32) -> B {
+        unsafe {
+            let bits = _mm_cvtsi32_si128(bits.cast_signed());
+            [_mm256_sll_epi32(a[0], bits), _mm256_sll_epi32(a[1], bits)]
+        }
+    }
+    #[inline(always)]
+    fn int_right(self, a: B, bits: u32) -> B {
+        unsafe {
+            let bits = _mm_cvtsi32_si128(bits.cast_signed());
+            [_mm256_srl_epi32(a[0], bits), _mm256_srl_epi32(a[1], bits)]
+        }
+    }
+    #[inline(always)]
+    fn to_float(self, a: B) -> F {
+        both!(_mm256_cvtepi32_ps, a)
+    }
+
+    #[inline(always)]
+    fn partial(self, _sum: B) -> B {
+        unsafe { [_mm256_setzero_si256(); 2] }
+    }
+    #[inline(always)]
+    fn add_dot(self, partial: B, w: B, x: B) -> B {
+        // A pair is at most 2 · 63 · 127: no saturation.
+        let pairs = both!(_mm256_maddubs_epi16, w, x);
+        both!(_mm256_add_epi16, partial, pairs)
+    }
+    #[inline(always)]
+    fn widen(self, sum: B, partial: B) -> B {
+        unsafe {
+            let ones = _mm256_set1_epi16(1);
+            [
+                _mm256_add_epi32(sum[0], _mm256_madd_epi16(partial[0], ones)),
+                _mm256_add_epi32(sum[1], _mm256_madd_epi16(partial[1], ones)),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn wide_start(self, _: B) -> B {
+        unsafe { [_mm256_setzero_si256(); 2] }
+    }
+    #[inline(always)]
+    fn add_dot_wide(self, sum: B, w: B, x: B) -> B {
+        unsafe { [add_signed_half(sum[0], w[0], x[0]), add_signed_half(sum[1], w[1], x[1])] }
+    }
+
+    #[inline(always)]
+    fn bf16_pairs(self, from: &[u8; 64]) -> (F, F) {
+        unsafe {
+            let both = self.load_bytes(from);
+            let mask = _mm256_set1_epi32(-0x1_0000);
+            (
+                [
+                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(both[0])),
+                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(both[1])),
+                ],
+                [
+                    _mm256_castsi256_ps(_mm256_and_si256(both[0], mask)),
+                    _mm256_castsi256_ps(_mm256_and_si256(both[1], mask)),
+                ],
+            )
+        }
+    }
+    #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
 }
 
 // Functions, not closures: a closure may be left uninlined, and then it is compiled without the features.
@@ -277,5 +398,16 @@ unsafe fn dot_half(w: __m256i, x: __m256i, zero: u8) -> __m256 {
             _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
         };
         _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+    }
+}
+
+/// sum + (w − 128)·x. |w − 128| is at most 128, so a pair is at most 2 · 128 · 127 = 32512: no saturation. −128 keeps its bits
+/// under abs and is read as unsigned 128.
+#[inline(always)]
+unsafe fn add_signed_half(sum: __m256i, w: __m256i, x: __m256i) -> __m256i {
+    unsafe {
+        let w = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
+        let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+        _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
     }
 }

@@ -26,6 +26,8 @@ const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
 impl Simd for Avx512 {
     type F = __m512;
     type B = __m512i;
+    type I = __m512i;
+    type Partial = __m512i;
     const WIDE: bool = true;
 
     #[inline(always)]
@@ -230,6 +232,115 @@ impl Simd for Avx512 {
             let (to_low, to_high) = (to.as_mut_ptr(), to.as_mut_ptr().add(16));
             _mm_storeu_si128(to_low.cast(), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(low)));
             _mm_storeu_si128(to_high.cast(), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(high)));
+        }
+    }
+
+    #[inline(always)]
+    fn store_bytes(self, v: __m512i, to: &mut [u8; 64]) {
+        unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), v) }
+    }
+    #[inline(always)]
+    fn splat_quad(self, from: &[u8; 4]) -> __m512i {
+        unsafe { _mm512_set1_epi32(i32::from_ne_bytes(*from)) }
+    }
+    #[inline(always)]
+    fn right(self, a: __m512i, bits: u32, mask: u8) -> __m512i {
+        unsafe {
+            let shifted = _mm512_srl_epi16(a, _mm_cvtsi32_si128(bits.cast_signed()));
+            _mm512_and_si512(shifted, self.splat_byte(mask))
+        }
+    }
+    #[inline(always)]
+    fn left(self, a: __m512i, bits: u32, mask: u8) -> __m512i {
+        unsafe {
+            let shifted = _mm512_sll_epi16(a, _mm_cvtsi32_si128(bits.cast_signed()));
+            _mm512_and_si512(shifted, self.splat_byte(mask))
+        }
+    }
+
+    #[inline(always)]
+    fn splat_int(self, value: i32) -> __m512i {
+        unsafe { _mm512_set1_epi32(value) }
+    }
+    #[inline(always)]
+    fn load_small(self, from: &[u8; 16]) -> __m512i {
+        unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(from.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn int_and(self, a: __m512i, mask: i32) -> __m512i {
+        unsafe { _mm512_and_si512(a, _mm512_set1_epi32(mask)) }
+    }
+    #[inline(always)]
+    fn int_or(self, a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_or_si512(a, b) }
+    }
+    #[inline(always)]
+    fn int_left(self, a: __m512i, bits: u32) -> __m512i {
+        unsafe { _mm512_sll_epi32(a, _mm_cvtsi32_si128(bits.cast_signed())) }
+    }
+    #[inline(always)]
+    fn int_right(self, a: __m512i, bits: u32) -> __m512i {
+        unsafe { _mm512_srl_epi32(a, _mm_cvtsi32_si128(bits.cast_signed())) }
+    }
+    #[inline(always)]
+    fn to_float(self, a: __m512i) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(a) }
+    }
+
+    #[inline(always)]
+    fn partial(self, sum: __m512i) -> __m512i {
+        sum
+    }
+    #[inline(always)]
+    fn add_dot(self, partial: __m512i, w: __m512i, x: __m512i) -> __m512i {
+        unsafe { _mm512_dpbusd_epi32(partial, w, x) }
+    }
+    #[inline(always)]
+    fn widen(self, _: __m512i, partial: __m512i) -> __m512i {
+        partial
+    }
+    #[inline(always)]
+    fn wide_start(self, start: __m512i) -> __m512i {
+        start
+    }
+    #[inline(always)]
+    fn add_dot_wide(self, sum: __m512i, w: __m512i, x: __m512i) -> __m512i {
+        self.add_dot(sum, w, x)
+    }
+
+    #[inline(always)]
+    fn bf16_pairs(self, from: &[u8; 64]) -> (__m512, __m512) {
+        unsafe {
+            let both = _mm512_loadu_si512(from.as_ptr().cast());
+            let second = _mm512_and_si512(both, _mm512_set1_epi32(-0x1_0000));
+            (_mm512_castsi512_ps(_mm512_slli_epi32::<16>(both)), _mm512_castsi512_ps(second))
+        }
+    }
+    #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+}
+
+/// Proof of AVX-512 BF16, which [`Avx512`] alone is not.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DotBf16(());
+
+impl DotBf16 {
+    /// # Safety
+    /// The CPU must have AVX-512 F and BF16.
+    #[inline(always)]
+    pub(crate) unsafe fn assume() -> Self {
+        Self(())
+    }
+
+    /// fma(w₀, x₀, fma(w₁, x₁, sum)) for each lane's pair; denormal inputs and results are zero.
+    #[inline(always)]
+    pub(crate) fn add(self, sum: __m512, w: __m512i, x: &[u16; 2]) -> __m512 {
+        unsafe {
+            let pair = _mm512_set1_epi32((u32::from(x[0]) | (u32::from(x[1]) << 16)).cast_signed());
+            let w = std::mem::transmute::<__m512i, __m512bh>(w);
+            _mm512_dpbf16_ps(sum, w, std::mem::transmute::<__m512i, __m512bh>(pair))
         }
     }
 }

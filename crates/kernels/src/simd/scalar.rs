@@ -20,6 +20,8 @@ fn bytes(f: impl FnMut(usize) -> u8) -> [u8; 64] {
 impl Simd for Scalar {
     type F = [f32; 16];
     type B = [u8; 64];
+    type I = [i32; 16];
+    type Partial = [i32; 16];
     const WIDE: bool = false;
 
     #[inline(always)]
@@ -183,4 +185,82 @@ impl Simd for Scalar {
     fn store_i8(self, low: [f32; 16], high: [f32; 16], to: &mut [i8; 32]) {
         *to = std::array::from_fn(|i| (if i < 16 { low[i] } else { high[i - 16] }) as i8);
     }
+
+    #[inline(always)]
+    fn store_bytes(self, v: [u8; 64], to: &mut [u8; 64]) {
+        *to = v;
+    }
+    #[inline(always)]
+    fn splat_quad(self, from: &[u8; 4]) -> [u8; 64] {
+        bytes(|i| from[i % 4])
+    }
+    #[inline(always)]
+    fn right(self, a: [u8; 64], bits: u32, mask: u8) -> [u8; 64] {
+        bytes(|i| (a[i] >> bits) & mask)
+    }
+    #[inline(always)]
+    fn left(self, a: [u8; 64], bits: u32, mask: u8) -> [u8; 64] {
+        bytes(|i| (a[i] << bits) & mask)
+    }
+
+    #[inline(always)]
+    fn splat_int(self, value: i32) -> [i32; 16] {
+        [value; 16]
+    }
+    #[inline(always)]
+    fn load_small(self, from: &[u8; 16]) -> [i32; 16] {
+        from.map(i32::from)
+    }
+    #[inline(always)]
+    fn int_and(self, a: [i32; 16], mask: i32) -> [i32; 16] {
+        a.map(|a| a & mask)
+    }
+    #[inline(always)]
+    fn int_or(self, a: [i32; 16], b: [i32; 16]) -> [i32; 16] {
+        std::array::from_fn(|i| a[i] | b[i])
+    }
+    #[inline(always)]
+    fn int_left(self, a: [i32; 16], bits: u32) -> [i32; 16] {
+        a.map(|a| a << bits)
+    }
+    #[inline(always)]
+    fn int_right(self, a: [i32; 16], bits: u32) -> [i32; 16] {
+        a.map(|a| (a.cast_unsigned() >> bits).cast_signed())
+    }
+    #[inline(always)]
+    fn to_float(self, a: [i32; 16]) -> [f32; 16] {
+        a.map(|a| a as f32)
+    }
+
+    #[inline(always)]
+    fn partial(self, sum: [i32; 16]) -> [i32; 16] {
+        sum
+    }
+    #[inline(always)]
+    fn add_dot(self, partial: [i32; 16], w: [u8; 64], x: [u8; 64]) -> [i32; 16] {
+        std::array::from_fn(|i| {
+            let products = (4 * i..4 * i + 4).map(|k| i32::from(w[k]) * i32::from(x[k].cast_signed()));
+            partial[i] + products.sum::<i32>()
+        })
+    }
+    #[inline(always)]
+    fn widen(self, _: [i32; 16], partial: [i32; 16]) -> [i32; 16] {
+        partial
+    }
+    #[inline(always)]
+    fn wide_start(self, start: [i32; 16]) -> [i32; 16] {
+        start
+    }
+    #[inline(always)]
+    fn add_dot_wide(self, sum: [i32; 16], w: [u8; 64], x: [u8; 64]) -> [i32; 16] {
+        self.add_dot(sum, w, x)
+    }
+
+    #[inline(always)]
+    fn bf16_pairs(self, from: &[u8; 64]) -> ([f32; 16], [f32; 16]) {
+        let at = |i: usize| bf16_to_f32(u16::from_le_bytes([from[i], from[i + 1]]));
+        (each(|i| at(4 * i)), each(|i| at(4 * i + 2)))
+    }
+    #[inline(always)]
+    fn prefetch(self, _: *const u8) {}
 }

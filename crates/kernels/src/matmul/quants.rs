@@ -1,0 +1,242 @@
+//! How each quantised format's panels read: a block of 32 columns as eight vecs of unsigned bytes, scales, and minima where
+//! it has them. The layouts are in the documentation of `panels`.
+#![expect(non_camel_case_types, reason = "these are the names that files and people use")]
+
+use crate::activations::BlockRow;
+use crate::simd::Simd;
+
+pub(crate) enum Q8_0 {}
+pub(crate) enum Q4_0 {}
+pub(crate) enum Q4_K {}
+pub(crate) enum Q5_K {}
+pub(crate) enum Q6_K {}
+
+/// What the kernels ask of a format. A group is `BLOCKS` blocks of 32 columns of the sixteen rows.
+pub(crate) trait Quants {
+    const GROUP_BYTES: usize;
+    const BLOCKS: usize;
+    /// Scales per block: 1, or 2 where each half has its own.
+    const SCALES: usize;
+    /// Vecs whose products an i16 holds (15, 31 or 63 times 2 · 127 each); 1 where it takes `Simd::add_dot_wide`.
+    const DEPTH: usize;
+    const MINIMA: bool;
+
+    /// Block j's vecs. Values plus the zero point, which `start` takes off.
+    fn vecs<S: Simd>(s: S, group: &[u8], j: usize) -> [S::B; 8];
+    /// Block j's scales of its first and second half, the same where there is one.
+    fn scales<S: Simd>(s: S, group: &[u8], j: usize) -> [S::F; 2];
+    fn minima<S: Simd>(s: S, group: &[u8], j: usize) -> S::F;
+    /// −zero·Σq of the activations of part `i`: block i, or half-block i where each half has its scale.
+    fn start(x: &BlockRow, i: usize) -> i32;
+}
+
+#[inline(always)]
+fn array<const N: usize>(bytes: &[u8], at: usize) -> &[u8; N] {
+    bytes[at..].first_chunk().expect("groups are whole")
+}
+
+#[inline(always)]
+fn vec<S: Simd>(s: S, bytes: &[u8], at: usize) -> S::B {
+    s.load_bytes(array(bytes, at))
+}
+
+#[inline(always)]
+fn nibbles<S: Simd>(s: S, bytes: &[u8], at: usize) -> [S::B; 8] {
+    let v = [vec(s, bytes, at), vec(s, bytes, at + 64), vec(s, bytes, at + 128), vec(s, bytes, at + 192)];
+    [
+        s.right(v[0], 0, 15),
+        s.right(v[1], 0, 15),
+        s.right(v[2], 0, 15),
+        s.right(v[3], 0, 15),
+        s.right(v[0], 4, 15),
+        s.right(v[1], 4, 15),
+        s.right(v[2], 4, 15),
+        s.right(v[3], 4, 15),
+    ]
+}
+
+impl Quants for Q8_0 {
+    const GROUP_BYTES: usize = 544;
+    const BLOCKS: usize = 1;
+    const SCALES: usize = 1;
+    const DEPTH: usize = 1;
+    const MINIMA: bool = false;
+
+    #[inline(always)]
+    fn vecs<S: Simd>(s: S, group: &[u8], _: usize) -> [S::B; 8] {
+        [
+            vec(s, group, 32),
+            vec(s, group, 96),
+            vec(s, group, 160),
+            vec(s, group, 224),
+            vec(s, group, 288),
+            vec(s, group, 352),
+            vec(s, group, 416),
+            vec(s, group, 480),
+        ]
+    }
+    #[inline(always)]
+    fn scales<S: Simd>(s: S, group: &[u8], _: usize) -> [S::F; 2] {
+        [s.load_f16_bytes(array(group, 0)); 2]
+    }
+    #[inline(always)]
+    fn minima<S: Simd>(s: S, _: &[u8], _: usize) -> S::F {
+        s.splat(0.0)
+    }
+    #[inline(always)]
+    fn start(x: &BlockRow, i: usize) -> i32 {
+        x.starts_128[i]
+    }
+}
+
+impl Quants for Q4_0 {
+    const GROUP_BYTES: usize = 288;
+    const BLOCKS: usize = 1;
+    const SCALES: usize = 1;
+    const DEPTH: usize = 8;
+    const MINIMA: bool = false;
+
+    #[inline(always)]
+    fn vecs<S: Simd>(s: S, group: &[u8], _: usize) -> [S::B; 8] {
+        nibbles(s, group, 32)
+    }
+    #[inline(always)]
+    fn scales<S: Simd>(s: S, group: &[u8], _: usize) -> [S::F; 2] {
+        [s.load_f16_bytes(array(group, 0)); 2]
+    }
+    #[inline(always)]
+    fn minima<S: Simd>(s: S, _: &[u8], _: usize) -> S::F {
+        s.splat(0.0)
+    }
+    #[inline(always)]
+    fn start(x: &BlockRow, i: usize) -> i32 {
+        x.starts_8[i]
+    }
+}
+
+/// Byte i of the twelve, of each row.
+#[inline(always)]
+fn k_byte<S: Simd>(s: S, group: &[u8], i: usize) -> S::I {
+    s.load_small(array(group, 64 + 16 * i))
+}
+
+/// The 6-bit scales and minima of block j in Q4_K and Q5_K, times their f16 steps: exact, 11 bits times 6.
+#[inline(always)]
+fn k_scale<S: Simd>(s: S, group: &[u8], j: usize) -> S::F {
+    let scale = if j < 4 {
+        s.int_and(k_byte(s, group, j), 63)
+    } else {
+        s.int_or(s.int_and(k_byte(s, group, j + 4), 15), s.int_left(s.int_right(k_byte(s, group, j - 4), 6), 4))
+    };
+    s.mul(s.to_float(scale), s.load_f16_bytes(array(group, 0)))
+}
+
+#[inline(always)]
+fn k_minimum<S: Simd>(s: S, group: &[u8], j: usize) -> S::F {
+    let minimum = if j < 4 {
+        s.int_and(k_byte(s, group, j + 4), 63)
+    } else {
+        s.int_or(s.int_right(k_byte(s, group, j + 4), 4), s.int_left(s.int_right(k_byte(s, group, j), 6), 4))
+    };
+    s.mul(s.to_float(minimum), s.load_f16_bytes(array(group, 32)))
+}
+
+impl Quants for Q4_K {
+    const GROUP_BYTES: usize = 2304;
+    const BLOCKS: usize = 8;
+    const SCALES: usize = 1;
+    const DEPTH: usize = 8;
+    const MINIMA: bool = true;
+
+    #[inline(always)]
+    fn vecs<S: Simd>(s: S, group: &[u8], j: usize) -> [S::B; 8] {
+        nibbles(s, group, 256 + 256 * j)
+    }
+    #[inline(always)]
+    fn scales<S: Simd>(s: S, group: &[u8], j: usize) -> [S::F; 2] {
+        [k_scale(s, group, j); 2]
+    }
+    #[inline(always)]
+    fn minima<S: Simd>(s: S, group: &[u8], j: usize) -> S::F {
+        k_minimum(s, group, j)
+    }
+    #[inline(always)]
+    fn start(_: &BlockRow, _: usize) -> i32 {
+        0
+    }
+}
+
+impl Quants for Q5_K {
+    const GROUP_BYTES: usize = 2816;
+    const BLOCKS: usize = 8;
+    const SCALES: usize = 1;
+    const DEPTH: usize = 4;
+    const MINIMA: bool = true;
+
+    #[inline(always)]
+    fn vecs<S: Simd>(s: S, group: &[u8], j: usize) -> [S::B; 8] {
+        let low = nibbles(s, group, 256 + 320 * j);
+        let bits = vec(s, group, 512 + 320 * j);
+        [
+            s.or(low[0], s.left(bits, 4, 16)),
+            s.or(low[1], s.left(bits, 3, 16)),
+            s.or(low[2], s.left(bits, 2, 16)),
+            s.or(low[3], s.left(bits, 1, 16)),
+            s.or(low[4], s.right(bits, 0, 16)),
+            s.or(low[5], s.right(bits, 1, 16)),
+            s.or(low[6], s.right(bits, 2, 16)),
+            s.or(low[7], s.right(bits, 3, 16)),
+        ]
+    }
+    #[inline(always)]
+    fn scales<S: Simd>(s: S, group: &[u8], j: usize) -> [S::F; 2] {
+        [k_scale(s, group, j); 2]
+    }
+    #[inline(always)]
+    fn minima<S: Simd>(s: S, group: &[u8], j: usize) -> S::F {
+        k_minimum(s, group, j)
+    }
+    #[inline(always)]
+    fn start(_: &BlockRow, _: usize) -> i32 {
+        0
+    }
+}
+
+impl Quants for Q6_K {
+    const GROUP_BYTES: usize = 3360;
+    const BLOCKS: usize = 8;
+    const SCALES: usize = 2;
+    const DEPTH: usize = 2;
+    const MINIMA: bool = false;
+
+    #[inline(always)]
+    fn vecs<S: Simd>(s: S, group: &[u8], j: usize) -> [S::B; 8] {
+        let at = 288 + 384 * j;
+        let low = nibbles(s, group, at);
+        let high = [vec(s, group, at + 256), vec(s, group, at + 320)];
+        [
+            s.or(low[0], s.left(high[0], 4, 48)),
+            s.or(low[1], s.left(high[0], 2, 48)),
+            s.or(low[2], s.right(high[0], 0, 48)),
+            s.or(low[3], s.right(high[0], 2, 48)),
+            s.or(low[4], s.left(high[1], 4, 48)),
+            s.or(low[5], s.left(high[1], 2, 48)),
+            s.or(low[6], s.right(high[1], 0, 48)),
+            s.or(low[7], s.right(high[1], 2, 48)),
+        ]
+    }
+    #[inline(always)]
+    fn scales<S: Simd>(s: S, group: &[u8], j: usize) -> [S::F; 2] {
+        let d = s.load_f16_bytes(array(group, 0));
+        let first = s.signed_to_f32(array(group, 32 + 32 * j));
+        [s.mul(first, d), s.mul(s.signed_to_f32(array(group, 48 + 32 * j)), d)]
+    }
+    #[inline(always)]
+    fn minima<S: Simd>(s: S, _: &[u8], _: usize) -> S::F {
+        s.splat(0.0)
+    }
+    #[inline(always)]
+    fn start(x: &BlockRow, i: usize) -> i32 {
+        x.starts_32[i]
+    }
+}

@@ -70,6 +70,9 @@ pub struct Up {
     /// Load this model at start: a name from `falaj model list` or a path. Repeatable
     #[arg(long = "model", value_name = "NAME|PATH")]
     pub models: Vec<String>,
+    /// Most memory for all models together, such as 12g [default: three quarters of the machine's]
+    #[arg(long, value_name = "BYTES")]
+    pub memory: Option<String>,
 }
 
 #[derive(ClapArgs)]
@@ -193,6 +196,7 @@ impl Args {
         match &self.command {
             Command::Up(up) => {
                 put("server.listen", &up.listen);
+                put("server.memory_bytes", &up.memory);
                 if !up.models.is_empty() {
                     list.push(("server.models", up.models.join("\n")));
                 }
@@ -228,6 +232,7 @@ Examples:
   falaj up --listen 127.0.0.1:9000            on another port
   falaj up --listen 0.0.0.0:8080              for the network; put TLS in front
   falaj up --model ./my-model.gguf            load a file at start
+  falaj up --memory 12g                       unload what was not used for longest beyond that
   falaj up --json | jq .address               for programs
 
 The first start makes a key in DIR/admin.key, readable by you only. Ctrl-C finishes

@@ -14,10 +14,12 @@ use crate::output;
 use crate::words::{Lang, Word};
 use falaj_engine::EngineOptions;
 use falaj_kernels::Isa;
+use falaj_server::Memory;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// What it means: parsed, checked, in the types that the crates below take.
 #[derive(Clone, Debug)]
@@ -33,6 +35,7 @@ pub struct Config {
 pub struct Server {
     pub listen: SocketAddr,
     pub models: Vec<String>,
+    pub memory: Memory,
     pub key_file: PathBuf,
     pub body_limit_bytes: usize,
     pub request_timeout_ms: u64,
@@ -169,6 +172,15 @@ impl Config {
                     text.replace("localhost:", "127.0.0.1:").parse().ok()
                 })?,
                 models: list("server.models"),
+                memory: Memory {
+                    bound_bytes: raw.number("server.memory_bytes", 1 << 20)?,
+                    unload_after: match raw.number("server.unload_after_ms", 0)? {
+                        0 => None,
+                        ms => Some(Duration::from_millis(ms)),
+                    },
+                    pinned: list("server.pinned").into_iter().collect(),
+                    ..Memory::default()
+                },
                 key_file: raw.path("server.key_file").unwrap_or_else(|| data.join("admin.key")),
                 body_limit_bytes: raw.number("server.body_limit_bytes", 1024)?,
                 request_timeout_ms: raw.number("server.request_timeout_ms", 1)?,

@@ -1,16 +1,15 @@
 //! `falaj doctor`: what this machine is, what would fit, and how fast its memory and its cores are for our kernels.
 
-mod machine;
 mod measure;
 
 use crate::args::Doctor;
 use crate::context::Context;
 use crate::failure::Outcome;
+use crate::machine::Machine;
 use crate::models::free_bytes;
 use crate::output;
 use crate::words::Word;
 use falaj_kernels::{Format, Isa};
-use machine::Machine;
 use serde_json::json;
 
 pub fn doctor(context: &Context, options: &Doctor) -> Outcome {

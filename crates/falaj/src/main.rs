@@ -13,6 +13,7 @@ mod failure;
 mod hub;
 mod inspect;
 mod key;
+mod machine;
 mod models;
 mod outline;
 mod output;

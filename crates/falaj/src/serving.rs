@@ -1,6 +1,8 @@
 //! From a name to a model that answers: finds it (built in, in the catalog, or a path), verifies it, loads weights and
 //! text, starts its engine. Also the server's loader, which does so when a model is first asked for.
 
+mod size;
+
 use crate::builtin;
 use crate::config::Config;
 use crate::failure::{Failure, Outcome};
@@ -13,9 +15,12 @@ use falaj_engine::Engine;
 use falaj_model::LoadOptions;
 use falaj_server::{Facts, LoadError, Loader, Served};
 use falaj_text::ModelText;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+
+pub use size::Size;
 
 /// Where a model is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,18 +83,30 @@ pub fn name_of_path(path: &Path) -> String {
 
 /// Loads a model and starts its engine. Shows progress where somebody watches.
 pub fn load(config: &Config, place: &Place) -> Outcome<Served> {
+    load_unless(config, place, &AtomicBool::new(false))
+}
+
+/// Gives up between stages once `cancelled` is set.
+fn load_unless(config: &Config, place: &Place, cancelled: &AtomicBool) -> Outcome<Served> {
     let id = place.id();
+    let go_on = || match cancelled.load(Ordering::Acquire) {
+        true => Err(Failure::new(Word::ModelLoadCancelled.text())),
+        false => Ok(()),
+    };
     let (files, manifest) = verified(config, place)?;
+    go_on()?;
     let text = text(&files).map_err(|failure| failure.while_doing(&format!("`{id}`")))?;
     let model = falaj_model::load(&files, LoadOptions { isa: Some(config.engine.isa) })
         .map_err(|error| Failure::from(error).while_doing(&format!("`{id}`")))?;
+    go_on()?;
     let engine = Engine::start(Arc::new(model), config.engine.options.clone())?;
-    let card = facts(&manifest, &outline(&files)?);
+    let card = facts(config, &manifest, &outline(&files)?);
     let facts = Facts {
         description: card.description,
         owned_by: card.owned_by,
         created_s: card.created_s,
         default_temperature: card.default_temperature,
+        memory_bytes: Size::of(&engine).total_bytes(),
         ..Facts::of(id, &text, engine.context_tokens())
     };
     Ok(Served::new(facts, text, engine))
@@ -124,7 +141,7 @@ fn outline(files: &Verified<ModelFiles>) -> Outcome<Outline> {
     files.layout().map_or_else(Outline::of_builtin, Outline::of_layout)
 }
 
-fn facts(manifest: &Manifest, outline: &Outline) -> Facts {
+fn facts(config: &Config, manifest: &Manifest, outline: &Outline) -> Facts {
     let formats: Vec<_> = manifest.dtypes.keys().map(String::as_str).collect();
     let parameters = crate::output::parameters(manifest.parameters);
     Facts {
@@ -138,19 +155,50 @@ fn facts(manifest: &Manifest, outline: &Outline) -> Facts {
         chat: outline.template.is_some(),
         tools: outline.template.as_ref().is_some_and(|template| template.knows_tools),
         fill_in_the_middle: false,
+        memory_bytes: memory_bytes(config, outline, manifest.size_bytes()),
     }
 }
 
-/// Lists the built-in model and the catalog as they are now, and loads from them.
+fn memory_bytes(config: &Config, outline: &Outline, file_bytes: u64) -> u64 {
+    let size = |model| Size::estimate(model, &config.engine.options, file_bytes).total_bytes();
+    outline.config.as_ref().map_or(file_bytes, size)
+}
+
+/// Lists the built-in model, the catalog as it is now, and the paths that the operator named; loads from them.
 pub struct CatalogLoader {
     config: Config,
     /// Cards by model digest: reading a vocabulary's header for each listing would take longer than the listing.
     cards: Mutex<HashMap<String, Facts>>,
+    /// By id.
+    paths: BTreeMap<String, (PathBuf, Facts)>,
 }
 
 impl CatalogLoader {
     pub fn new(config: Config) -> Self {
-        Self { config, cards: Mutex::default() }
+        Self { config, cards: Mutex::default(), paths: BTreeMap::new() }
+    }
+
+    /// Makes a model outside the catalog one that requests may name.
+    pub fn add_path(&mut self, place: &Place) -> Outcome {
+        let Place::Path(path) = place else { return Ok(()) };
+        let layout = Layout::detect(path)?;
+        let outline = Outline::of_layout(&layout)?;
+        let file_bytes = layout.weights().iter().filter_map(|file| file.metadata().ok()).map(|about| about.len()).sum();
+        let facts = Facts {
+            id: place.id(),
+            aliases: Vec::new(),
+            description: None,
+            owned_by: "falaj".to_owned(),
+            created_s: CREATED_S,
+            context_tokens: outline.config.as_ref().map_or(0, |config| config.context_tokens),
+            default_temperature: outline.temperature,
+            chat: outline.template.is_some(),
+            tools: outline.template.as_ref().is_some_and(|template| template.knows_tools),
+            fill_in_the_middle: false,
+            memory_bytes: memory_bytes(&self.config, &outline, file_bytes),
+        };
+        self.paths.insert(place.id(), (path.clone(), facts));
+        Ok(())
     }
 
     fn card(&self, manifest: &Manifest, outline: impl FnOnce() -> Outcome<Outline>) -> Option<Facts> {
@@ -160,7 +208,7 @@ impl CatalogLoader {
             return Some(card.clone());
         }
         let card = match outline() {
-            Ok(outline) => facts(manifest, &outline),
+            Ok(outline) => facts(&self.config, manifest, &outline),
             Err(failure) => {
                 tracing::warn!(model = manifest.name, %failure, "a model of the catalog is not listed");
                 return None;
@@ -174,14 +222,16 @@ impl CatalogLoader {
 impl Loader for CatalogLoader {
     fn list(&self) -> Vec<Facts> {
         let builtin = builtin_manifest().ok().and_then(|manifest| self.card(&manifest, Outline::of_builtin));
-        let mut cards: Vec<Facts> = builtin.into_iter().collect();
+        let mut cards: Vec<Facts> =
+            builtin.into_iter().chain(self.paths.values().map(|(_, facts)| facts.clone())).collect();
         let Ok(Some(catalog)) = catalog(&self.config) else { return cards };
         match catalog.list() {
             Ok(listing) => {
                 for fault in &listing.broken {
                     tracing::warn!(%fault, "a model of the catalog is not usable");
                 }
-                cards.extend(listing.models.iter().filter_map(|manifest| {
+                let others = listing.models.iter().filter(|manifest| !self.paths.contains_key(&manifest.name));
+                cards.extend(others.filter_map(|manifest| {
                     let dir = catalog.path(&manifest.name).ok()?;
                     self.card(manifest, || Outline::of_layout(&Layout::detect(&dir)?))
                 }));
@@ -191,18 +241,24 @@ impl Loader for CatalogLoader {
         cards
     }
 
-    fn load(&self, name: &str) -> Result<Option<Served>, LoadError> {
+    fn load(&self, name: &str, cancelled: &AtomicBool) -> Result<Option<Served>, LoadError> {
         let place = match name {
             builtin::NAME => Place::Builtin,
-            // Only names of the catalog: a request must not open paths.
+            // Otherwise only names of the catalog: a request must not open paths.
+            _ if self.paths.contains_key(name) => Place::Path(self.paths[name].0.clone()),
             _ => match catalog(&self.config) {
                 Ok(Some(catalog)) if catalog.find(name).is_ok() => Place::Catalog(name.to_owned()),
                 _ => return Ok(None),
             },
         };
-        load(&self.config, &place).map(Some).map_err(|failure| LoadError { reason: failure.to_string() })
+        load_unless(&self.config, &place, cancelled)
+            .map(Some)
+            .map_err(|failure| LoadError { reason: failure.to_string() })
     }
 }
+
+/// Of the card of a path, which nobody recorded: 2026-01-01.
+const CREATED_S: u64 = 1_767_225_600;
 
 #[cfg(test)]
 mod tests {

@@ -26,15 +26,8 @@ pub fn up(context: &Context) -> Outcome {
     let address = listener.local_addr()?;
     let key = AdminKey::open(&config.server.key_file)?;
 
-    let registry = Registry::new().with_loader(Arc::new(CatalogLoader::new(config.clone())));
-    for name in std::iter::once(builtin::NAME).chain(config.server.models.iter().map(String::as_str)) {
-        let place = Place::find(config, name)?;
-        if !context.json {
-            output::note(&Word::ModelLoading.with(&[name]));
-        }
-        registry.insert(serving::load(config, &place)?);
-    }
-    let models: Vec<String> = registry.list().into_iter().map(|facts| facts.id).collect();
+    let registry = registry(context)?;
+    let models: Vec<String> = registry.list().into_iter().map(|listed| listed.facts.id).collect();
     let settings = Settings {
         keys: vec![Key::from_secret("admin", key.key.expose())],
         body_limit_bytes: config.server.body_limit_bytes,
@@ -53,6 +46,32 @@ pub fn up(context: &Context) -> Outcome {
         output::note(Word::UpStopped.text());
     }
     Ok(())
+}
+
+/// The models, those loaded that were asked for as long as there is room.
+fn registry(context: &Context) -> Outcome<Registry> {
+    let config = &context.config;
+    let names = std::iter::once(builtin::NAME).chain(config.server.models.iter().map(String::as_str));
+    let places = names.map(|name| Place::find(config, name)).collect::<Outcome<Vec<_>>>()?;
+    let mut loader = CatalogLoader::new(config.clone());
+    places.iter().try_for_each(|place| loader.add_path(place))?;
+    let registry = Registry::with_loader(Arc::new(loader), config.server.memory.clone());
+    for place in places {
+        let id = place.id();
+        let need_bytes = registry.list().into_iter().find(|l| l.facts.id == id).map_or(0, |listed| listed.memory_bytes);
+        let (bound_bytes, taken_bytes) = registry.memory_bytes();
+        let left_bytes = bound_bytes.saturating_sub(taken_bytes);
+        if need_bytes > left_bytes {
+            let [need, left, bound] = [need_bytes, left_bytes, bound_bytes].map(output::bytes);
+            output::note(&Word::ModelNoRoomNow.with(&[&id, &need, &left, &bound]));
+            continue;
+        }
+        if !context.json {
+            output::note(&Word::ModelLoading.with(&[&id]));
+        }
+        registry.insert(serving::load(config, &place)?);
+    }
+    Ok(registry)
 }
 
 async fn listen(address: SocketAddr) -> Outcome<TcpListener> {

@@ -181,6 +181,11 @@ words! {
         "téléchargez de nouveau le programme ; pour compiler, `sha256sum` dans `models/falaj-seed` refait le fichier d'empreinte",
         "احصل على البرنامج من جديد؛ وعند البناء يعيد `sha256sum` في `models/falaj-seed` ملف البصمة";
     ModelLoading: "loading {0}", "chargement de {0}", "تحميل {0}";
+    ModelNoRoomNow:
+        "{0} stays on disk until it is asked for: it takes {1}, and {2} are left of the {3} for models",
+        "{0} reste sur le disque jusqu'à la première demande : il prend {1}, et il reste {2} sur {3} pour les modèles",
+        "يبقى {0} على القرص حتى يُطلب: يأخذ {1} والمتبقي {2} من {3} المخصصة للنماذج";
+    ModelLoadCancelled: "nobody waits for it any more", "plus personne ne l'attend", "لم يعد أحد ينتظره";
     ModelImporting: "adding {0}", "ajout de {0}", "إضافة {0}";
     ModelHashing: "checking {0}", "vérification de {0}", "التحقق من {0}";
     ModelImported: "`{0}` is ready: `falaj run {0} \"…\"`", "`{0}` est prêt : `falaj run {0} \"…\"`", "`{0}` جاهز: `falaj run {0} \"…\"`";

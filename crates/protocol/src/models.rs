@@ -29,6 +29,10 @@ pub struct ModelCard {
     pub deprecation: Option<String>,
     pub default_model_temperature: Option<f32>,
     pub r#type: &'static str,
+    /// Ours: `loaded`, `loading`, `leaving` or `on_disk`.
+    pub state: &'static str,
+    /// Ours: what the model takes in memory, or would take.
+    pub memory_bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, Serialize)]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
@@ -90,6 +91,11 @@ impl App {
 
     pub fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    /// When a request that came at `arrived` must have its answer.
+    pub(crate) fn deadline(&self, arrived: Instant) -> tokio::time::Instant {
+        tokio::time::Instant::from_std(arrived) + Duration::from_millis(self.settings.request_timeout_ms)
     }
 
     /// From now on `/ready` says no. Running requests go on.

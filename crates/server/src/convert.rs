@@ -25,10 +25,10 @@ use crate::body::Parsed;
 use crate::error::ApiError;
 use crate::generate::{Decode, Job};
 use crate::ids;
-use crate::registry::Served;
+use crate::registry::{Loan, Served};
 
 pub(crate) async fn chat(app: &App, caller: &Caller, request: Parsed<ChatRequest>) -> Result<Job, ApiError> {
-    let served = app.registry.find(&request.model).await?;
+    let served = app.registry.find(&request.model, app.deadline(request.arrived)).await?;
     let origin = Origin { cache_salt: caller.cache_salt, arrived: request.arrived };
     blocking(app, request, move |request| {
         let asked = Asked {
@@ -48,7 +48,7 @@ pub(crate) async fn chat(app: &App, caller: &Caller, request: Parsed<ChatRequest
 }
 
 pub(crate) async fn messages(app: &App, caller: &Caller, request: Parsed<MessagesRequest>) -> Result<Job, ApiError> {
-    let served = app.registry.find(&request.model).await?;
+    let served = app.registry.find(&request.model, app.deadline(request.arrived)).await?;
     let origin = Origin { cache_salt: caller.cache_salt, arrived: request.arrived };
     blocking(app, request, move |request| {
         let options = Options {
@@ -80,7 +80,7 @@ pub(crate) async fn completion(
     caller: &Caller,
     request: Parsed<CompletionRequest>,
 ) -> Result<Job, ApiError> {
-    let served = app.registry.find(&request.model).await?;
+    let served = app.registry.find(&request.model, app.deadline(request.arrived)).await?;
     let origin = Origin { cache_salt: caller.cache_salt, arrived: request.arrived };
     blocking(app, request, move |request| {
         let prompts = request.prompts.into_iter().map(|prompt| match (&request.suffix, prompt) {
@@ -99,7 +99,7 @@ pub(crate) async fn completion(
 }
 
 pub(crate) async fn fim(app: &App, caller: &Caller, request: Parsed<FimRequest>) -> Result<Job, ApiError> {
-    let served = app.registry.find(&request.model).await?;
+    let served = app.registry.find(&request.model, app.deadline(request.arrived)).await?;
     let origin = Origin { cache_salt: caller.cache_salt, arrived: request.arrived };
     blocking(app, request, move |request| {
         let prompt = fill(&served, &request.prompt, &request.suffix)?;
@@ -111,7 +111,7 @@ pub(crate) async fn fim(app: &App, caller: &Caller, request: Parsed<FimRequest>)
 /// Prompts of an embedding request, as tokens.
 pub(crate) async fn inputs(
     app: &App,
-    served: &Arc<Served>,
+    served: &Arc<Loan>,
     request: Parsed<EmbeddingRequest>,
 ) -> Result<Vec<Vec<u32>>, ApiError> {
     let served = Arc::clone(served);
@@ -149,7 +149,7 @@ struct Origin {
 }
 
 /// A job with nothing but sampling.
-fn plain(served: Arc<Served>, prompts: Vec<Vec<u32>>, options: &Options, origin: Origin) -> Job {
+fn plain(served: Arc<Loan>, prompts: Vec<Vec<u32>>, options: &Options, origin: Origin) -> Job {
     let temperature = options.temperature.or(served.facts.default_temperature).unwrap_or(1.0);
     Job {
         sampling: Sampling {

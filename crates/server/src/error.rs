@@ -50,6 +50,13 @@ pub enum ApiError {
     Stopping,
     #[error("the model `{model}` could not be loaded: {reason}")]
     LoadFailed { model: String, reason: String },
+    #[error(
+        "the model `{model}` needs {} of memory, and models may take {} here{}; choose a smaller format of it, or raise the bound",
+        megabytes(*.need_bytes), megabytes(*.bound_bytes), pinned(*.pinned_bytes)
+    )]
+    NoRoomEver { model: String, need_bytes: u64, bound_bytes: u64, pinned_bytes: u64 },
+    #[error("there was no room for the model `{model}` in time: all others are busy; try again later")]
+    NoRoomYet { model: String },
     #[error("the request took longer than {timeout_ms} ms")]
     TookTooLong { timeout_ms: u64 },
     #[error("the model stopped with an error: {reason}")]
@@ -133,6 +140,20 @@ impl ApiError {
                 Some("load_failed"),
                 "api_error",
             ),
+            Self::NoRoomEver { .. } => of(
+                StatusCode::INSUFFICIENT_STORAGE,
+                "insufficient_memory",
+                "server_error",
+                Some("insufficient_memory"),
+                "api_error",
+            ),
+            Self::NoRoomYet { .. } => of(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "service_unavailable",
+                "server_error",
+                Some("no_room"),
+                "overloaded_error",
+            ),
             Self::TookTooLong { .. } => {
                 of(StatusCode::GATEWAY_TIMEOUT, "timeout", "server_error", Some("timeout"), "timeout_error")
             }
@@ -146,7 +167,7 @@ impl ApiError {
     fn param(&self) -> Option<String> {
         match self {
             Self::Invalid(problems) => problems.first().and_then(Problem::param),
-            Self::UnknownModel { .. } => Some("model".to_owned()),
+            Self::UnknownModel { .. } | Self::NoRoomEver { .. } => Some("model".to_owned()),
             Self::Unsupported { param, .. } => Some((*param).to_owned()),
             Self::Conversation { .. } => Some("messages".to_owned()),
             _ => None,
@@ -191,8 +212,12 @@ impl ApiError {
             Self::QueueFull { retry_after_ms } => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after_ms.div_ceil(1000).max(1)));
             }
-            Self::Busy | Self::Stopping => {
+            Self::Busy | Self::Stopping | Self::NoRoomYet { .. } => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(1));
+            }
+            // The official clients would try a 5xx again by themselves.
+            Self::NoRoomEver { .. } => {
+                headers.insert("x-should-retry", HeaderValue::from_static("false"));
             }
             Self::NoKey | Self::WrongKey => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -249,6 +274,14 @@ impl From<TextError> for ApiError {
             }
         }
     }
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{:.0} MB", bytes as f64 / 1e6)
+}
+
+fn pinned(bytes: u64) -> String {
+    if bytes == 0 { String::new() } else { format!(", {} of it by models that stay", megabytes(bytes)) }
 }
 
 /// Envelopes are plain data, so that writing them cannot fail.

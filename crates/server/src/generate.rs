@@ -6,7 +6,7 @@ mod lane;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use falaj_engine::{Event, Request, Sampling};
 use falaj_text::Matcher;
@@ -15,12 +15,12 @@ pub(crate) use lane::{Finish, Logprob, Piece};
 
 use crate::app::App;
 use crate::error::ApiError;
-use crate::registry::Served;
+use crate::registry::Loan;
 use lane::Lane;
 
 /// Everything the engine and the decoder need; made by `convert.rs`.
 pub(crate) struct Job {
-    pub served: Arc<Served>,
+    pub served: Arc<Loan>,
     /// Each is answered `n` times.
     pub prompts: Vec<Vec<u32>>,
     pub n: u32,
@@ -55,6 +55,8 @@ pub(crate) struct Generation {
     turn: usize,
     started: Instant,
     deadline: tokio::time::Instant,
+    /// Keeps the model in memory; dropped after the lanes, which cancel what still runs in it.
+    _loan: Arc<Loan>,
     prompt_tokens: u64,
     first_token_seen: bool,
     failed: bool,
@@ -113,14 +115,14 @@ impl Generation {
         }
         let prompt_tokens = job.prompts.iter().map(|prompt| prompt.len() as u64).sum();
         app.metrics.prompt_tokens.add(prompt_tokens);
-        let timeout = Duration::from_millis(app.settings.request_timeout_ms);
         Ok(Self {
             app: app.clone(),
             lanes,
             ready: VecDeque::new(),
             turn: 0,
             started: job.arrived,
-            deadline: tokio::time::Instant::from_std(job.arrived) + timeout,
+            deadline: app.deadline(job.arrived),
+            _loan: job.served,
             prompt_tokens,
             first_token_seen: false,
             failed: false,

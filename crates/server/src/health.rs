@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::metrics::Exposition;
+use crate::registry::ModelState;
 
 pub(crate) async fn root() -> Json<Value> {
     Json(json!({"name": "falaj", "version": env!("CARGO_PKG_VERSION"), "apis": ["/v1", "/openai/v1", "/v1/messages"]}))
@@ -23,7 +24,7 @@ pub(crate) async fn health() -> Json<Value> {
 
 /// 200 when requests are taken, 503 while the server is stopping or has no model.
 pub(crate) async fn ready(State(app): State<App>) -> Response {
-    let models: Vec<String> = app.registry.list().into_iter().map(|facts| facts.id).collect();
+    let models: Vec<String> = app.registry.list().into_iter().map(|listed| listed.facts.id).collect();
     let status = if app.is_stopping() {
         "stopping"
     } else if models.is_empty() {
@@ -37,8 +38,33 @@ pub(crate) async fn ready(State(app): State<App>) -> Response {
 pub(crate) async fn metrics(State(app): State<App>) -> Response {
     let mut out = Exposition::default();
     app.metrics.write(&mut out);
+    memory(&app, &mut out);
     engines(&app, &mut out);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], out.0).into_response()
+}
+
+/// What models take, and how often they came and went.
+fn memory(app: &App, out: &mut Exposition) {
+    let (bound_bytes, taken_bytes) = app.registry.memory_bytes();
+    let mut single = |name: &str, kind: &str, help: &str, value: f64| {
+        out.family(name, kind, help);
+        out.sample(name, &[], value);
+    };
+    single("falaj_models_memory_bound_bytes", "gauge", "Most that models may take together.", bound_bytes as f64);
+    single("falaj_models_memory_bytes", "gauge", "What models take, or have reserved.", taken_bytes as f64);
+    let counts = app.registry.counts();
+    for (name, help, value) in [
+        ("falaj_model_loads_total", "Models brought into memory on request.", &counts.loads),
+        ("falaj_model_unloads_total", "Models whose memory was given back.", &counts.unloads),
+        ("falaj_model_load_failures_total", "Models that could not be loaded.", &counts.failures),
+    ] {
+        single(name, "counter", help, value.load(Ordering::Relaxed) as f64);
+    }
+    let name = "falaj_model_memory_bytes";
+    out.family(name, "gauge", "What each model takes, or has reserved, by state.");
+    for listed in app.registry.list().iter().filter(|listed| listed.state != ModelState::OnDisk) {
+        out.sample(name, &[("model", &listed.facts.id), ("state", listed.state.name())], listed.memory_bytes as f64);
+    }
 }
 
 /// Gauges and totals of each engine, labelled with its model.

@@ -23,5 +23,5 @@ mod sse;
 pub use app::{App, Settings};
 pub use auth::Key;
 pub use error::ApiError;
-pub use registry::{Facts, LoadError, Loader, Registry, Served};
+pub use registry::{Facts, Listed, LoadError, Loader, Loan, Memory, ModelState, Registry, Served};
 pub use serve::serve;

@@ -1,13 +1,22 @@
-//! The models served here: those in memory, and those a [`Loader`] can bring in when they are first asked for.
+//! The models served here: those in memory, and those a [`Loader`] can bring in when they are first asked for. Which stay
+//! and which leave when memory is short is decided in `registry/residents.rs`.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+mod residents;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use falaj_engine::Engine;
 use falaj_text::{GrammarCompiler, ModelText, ToolSyntax};
+use tokio::time::Instant;
 
 use crate::error::ApiError;
 use crate::ids;
+pub(crate) use residents::Counts;
+use residents::{Refusal, Residents};
 
 /// A model in memory.
 #[derive(Clone)]
@@ -16,12 +25,14 @@ pub struct Served {
     pub text: ModelText,
     pub grammars: GrammarCompiler,
     pub engine: Engine,
+    /// What it takes now that it is here; before, [`Facts::memory_bytes`] is the estimate.
+    pub memory_bytes: u64,
 }
 
 impl Served {
     pub fn new(facts: Facts, text: ModelText, engine: Engine) -> Self {
         let grammars = GrammarCompiler::new(Arc::clone(&text.tokenizer));
-        Self { facts, text, grammars, engine }
+        Self { memory_bytes: facts.memory_bytes, facts, text, grammars, engine }
     }
 }
 
@@ -40,17 +51,19 @@ pub struct Facts {
     pub chat: bool,
     pub tools: bool,
     pub fill_in_the_middle: bool,
+    /// Weights, cache and buffers, as far as they can be told before loading. 0: nobody knows.
+    pub memory_bytes: u64,
 }
 
-/// Brings models into memory. Called from a blocking thread, one model at a time.
+/// Brings models into memory. Called from threads of its own, [`Memory::loads_at_once`] at a time.
 pub trait Loader: Send + Sync {
     /// What [`Loader::load`] can load.
     fn list(&self) -> Vec<Facts>;
-    /// `Ok(None)`: no such model.
+    /// `Ok(None)`: no such model. Between its stages it should look at `cancelled` and give up: nobody waits any more.
     ///
     /// # Errors
     /// Why a model that exists could not be loaded.
-    fn load(&self, name: &str) -> Result<Option<Served>, LoadError>;
+    fn load(&self, name: &str, cancelled: &AtomicBool) -> Result<Option<Served>, LoadError>;
 }
 
 #[derive(Clone, Debug, thiserror::Error)]
@@ -59,85 +72,157 @@ pub struct LoadError {
     pub reason: String,
 }
 
+/// How much memory models may take together, and how long they stay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// For all models in memory, being loaded or being unloaded.
+    pub bound_bytes: u64,
+    /// A model that nobody has used for this long is unloaded; `None`: only when another needs its room.
+    pub unload_after: Option<Duration>,
+    /// Models that stay once they are loaded.
+    pub pinned: BTreeSet<String>,
+    pub loads_at_once: usize,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self { bound_bytes: u64::MAX, unload_after: None, pinned: BTreeSet::new(), loads_at_once: 1 }
+    }
+}
+
+/// Where a model is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModelState {
+    OnDisk,
+    Loading,
+    Loaded,
+    /// Its last requests are ending, or its memory is being given back.
+    Leaving,
+}
+
+impl ModelState {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::OnDisk => "on_disk",
+            Self::Loading => "loading",
+            Self::Loaded => "loaded",
+            Self::Leaving => "leaving",
+        }
+    }
+}
+
+/// A model that requests may name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listed {
+    pub facts: Facts,
+    pub state: ModelState,
+    /// Taken now, or reserved for what is being loaded; on disk: the estimate.
+    pub memory_bytes: u64,
+}
+
+/// A loaded model, lent to whoever works with it: while a loan lives, its model stays in memory.
+pub struct Loan {
+    // Dropped first, so that the last one to return a model has let go of its memory.
+    served: Arc<Served>,
+    _back: residents::Return,
+}
+
+impl Deref for Loan {
+    type Target = Served;
+
+    fn deref(&self) -> &Served {
+        &self.served
+    }
+}
+
 /// Served models by name. Shared by all requests.
 #[derive(Default)]
 pub struct Registry {
-    loaded: RwLock<BTreeMap<String, Arc<Served>>>,
-    loader: Option<Arc<dyn Loader>>,
-    /// Two requests for the same cold model must not load it twice.
-    loading: tokio::sync::Mutex<()>,
+    residents: Arc<Residents>,
 }
 
 impl Registry {
+    /// One that only serves what is inserted.
     pub fn new() -> Self {
         Self::default()
     }
 
-    #[must_use]
-    pub fn with_loader(mut self, loader: Arc<dyn Loader>) -> Self {
-        self.loader = Some(loader);
-        self
+    /// One that loads what `loader` lists when it is asked for.
+    pub fn with_loader(loader: Arc<dyn Loader>, memory: Memory) -> Self {
+        Self { residents: Arc::new(Residents::new(Some(loader), memory)) }
     }
 
-    /// Serves a model that is already in memory, in place of one of the same id.
-    pub fn insert(&self, served: Served) -> Arc<Served> {
-        let served = Arc::new(served);
-        let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
-        loaded.insert(served.facts.id.clone(), Arc::clone(&served));
-        served
+    /// Serves a model that is already in memory, in place of one of the same id. It stays if the loader could not bring it
+    /// back.
+    pub fn insert(&self, served: Served) {
+        let known = self.residents.cold().iter().any(|facts| facts.id == served.facts.id);
+        self.residents.insert(served, !known);
     }
 
     /// Models in memory.
-    pub fn loaded(&self) -> Vec<Arc<Served>> {
-        self.loaded.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    pub fn loaded(&self) -> Vec<Loan> {
+        self.residents.lend_all()
     }
 
     /// Everything that a request may name, sorted by id.
-    pub fn list(&self) -> Vec<Facts> {
-        let mut facts: BTreeMap<String, Facts> =
-            self.loaded().iter().map(|served| (served.facts.id.clone(), served.facts.clone())).collect();
-        for cold in self.loader.iter().flat_map(|loader| loader.list()) {
-            facts.entry(cold.id.clone()).or_insert(cold);
-        }
-        facts.into_values().collect()
+    pub fn list(&self) -> Vec<Listed> {
+        let on_disk = |facts: Facts| {
+            let memory_bytes = facts.memory_bytes;
+            (facts.id.clone(), Listed { facts, state: ModelState::OnDisk, memory_bytes })
+        };
+        let mut all: BTreeMap<String, Listed> = self.residents.cold().into_iter().map(on_disk).collect();
+        self.residents.describe(&mut all);
+        all.into_values().collect()
     }
 
-    pub(crate) fn facts(&self, name: &str) -> Option<Facts> {
-        self.list().into_iter().find(|facts| facts.answers_to(name))
+    pub(crate) fn describe(&self, name: &str) -> Option<Listed> {
+        self.list().into_iter().find(|listed| listed.facts.answers_to(name))
     }
 
-    /// The model of this name, loaded if it has to be.
-    pub(crate) async fn find(&self, name: &str) -> Result<Arc<Served>, ApiError> {
-        if let Some(served) = self.in_memory(name) {
-            return Ok(served);
+    /// Most bytes that models may take, and those they take.
+    pub fn memory_bytes(&self) -> (u64, u64) {
+        self.residents.memory_bytes()
+    }
+
+    pub(crate) fn counts(&self) -> &Counts {
+        &self.residents.counts
+    }
+
+    /// The model of this name, loaded if it has to be, waiting for room at most until `deadline`.
+    ///
+    /// # Errors
+    /// No such model, none that can be loaded, or no room in time.
+    pub async fn find(&self, name: &str, deadline: Instant) -> Result<Arc<Loan>, ApiError> {
+        if let Some(loan) = self.residents.lend(name) {
+            return Ok(Arc::new(loan));
         }
         let unknown = || ApiError::UnknownModel { model: shortened(name), in_path: false };
-        let loader = self.loader.clone().ok_or_else(unknown)?;
         // A wrong name must not wait behind a model that is being loaded.
-        if !loader.list().iter().any(|facts| facts.answers_to(name)) {
-            return Err(unknown());
+        let cold = self.residents.cold().into_iter().find(|facts| facts.answers_to(name)).ok_or_else(unknown)?;
+        let waiting = self.residents.want(&cold);
+        let answer = tokio::time::timeout_at(deadline, waiting).await;
+        let model = shortened(name);
+        match answer {
+            Ok(Ok(loan)) => Ok(Arc::new(loan)),
+            Ok(Err(Refusal::Unknown)) => Err(unknown()),
+            Ok(Err(Refusal::Failed(reason))) => Err(ApiError::LoadFailed { model, reason }),
+            Ok(Err(Refusal::TooLarge { need_bytes, bound_bytes, pinned_bytes })) => {
+                Err(ApiError::NoRoomEver { model, need_bytes, bound_bytes, pinned_bytes })
+            }
+            Ok(Err(Refusal::Stopping)) => Err(ApiError::Stopping),
+            Err(_) => Err(ApiError::NoRoomYet { model }),
         }
-        let _one_at_a_time = self.loading.lock().await;
-        if let Some(served) = self.in_memory(name) {
-            return Ok(served);
-        }
-        let failed = |reason: String| ApiError::LoadFailed { model: shortened(name), reason };
-        let wanted = name.to_owned();
-        let loaded = tokio::task::spawn_blocking(move || loader.load(&wanted)).await;
-        let loaded = loaded.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(error.reason))?;
-        loaded.map(|served| self.insert(served)).ok_or_else(unknown)
     }
 
-    fn in_memory(&self, name: &str) -> Option<Arc<Served>> {
-        let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
-        loaded.get(name).or_else(|| loaded.values().find(|served| served.facts.answers_to(name))).cloned()
+    /// Unloads what has been idle for [`Memory::unload_after`], and says when to call again; `None`: never.
+    pub fn unload_idle(&self) -> Option<Duration> {
+        self.residents.unload_idle()
     }
 
-    /// Stops every engine, from a blocking thread.
+    /// Stops loads and every engine.
     pub(crate) async fn shutdown(&self) {
-        let engines: Vec<Engine> = self.loaded().iter().map(|served| served.engine.clone()).collect();
-        let stopped =
-            tokio::task::spawn_blocking(move || engines.iter().for_each(|engine| engine.shutdown(false))).await;
+        let residents = Arc::clone(&self.residents);
+        let stopped = tokio::task::spawn_blocking(move || residents.shutdown()).await;
         if let Err(error) = stopped {
             tracing::error!(%error, "an engine did not stop cleanly");
         }
@@ -145,7 +230,7 @@ impl Registry {
 }
 
 impl Facts {
-    /// What can be read off the model itself; owner, aliases and description are the caller's to add.
+    /// What can be read off the model itself; owner, aliases, description and size are the caller's to add.
     pub fn of(id: impl Into<String>, text: &ModelText, context_tokens: usize) -> Self {
         let chat = text.chat.as_ref();
         Self {
@@ -159,10 +244,11 @@ impl Facts {
             chat: chat.is_some(),
             tools: chat.is_some_and(|chat| chat.tool_syntax() != ToolSyntax::None),
             fill_in_the_middle: chat.is_some_and(|chat| chat.fim("", "").is_some()),
+            memory_bytes: 0,
         }
     }
 
-    fn answers_to(&self, name: &str) -> bool {
+    pub(crate) fn answers_to(&self, name: &str) -> bool {
         self.id == name || self.aliases.iter().any(|alias| alias == name)
     }
 }

@@ -33,6 +33,7 @@ pub async fn serve(listener: TcpListener, app: App, shutdown: impl Future<Output
     let slots = Arc::new(Semaphore::new(settings.max_connections));
     let graceful = GracefulShutdown::new();
     let mut tasks = JoinSet::new();
+    let housekeeping = tokio::spawn(unload_idle(app.clone()));
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         let accepted = tokio::select! {
@@ -75,8 +76,16 @@ pub async fn serve(listener: TcpListener, app: App, shutdown: impl Future<Output
         tracing::warn!(connections = tasks.len(), "still busy after the drain time; closing");
     }
     tasks.shutdown().await;
+    housekeeping.abort();
     app.registry().shutdown().await;
     Ok(())
+}
+
+/// Sleeps from one model's time to the next; ends where models stay.
+async fn unload_idle(app: App) {
+    while let Some(pause) = app.registry().unload_idle() {
+        tokio::time::sleep(pause).await;
+    }
 }
 
 type Accepted = (TcpStream, std::net::SocketAddr, tokio::sync::OwnedSemaphorePermit);

@@ -2,6 +2,7 @@
 //! settings; the paths of their files are.
 
 use crate::data_dir;
+use crate::machine::Machine;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
@@ -72,6 +73,34 @@ pub const SETTINGS: &[Setting] = &[
         kind: Kind::List,
         default: |_| String::new(),
         about: "models loaded at start",
+    },
+    Setting {
+        key: "server.memory_bytes",
+        env: &["FALAJ_MEMORY_BYTES"],
+        flag: "--memory",
+        kind: Kind::Number,
+        // A quarter is left for everything else on the machine; where it is not known, nothing is bounded.
+        default: |_| match Machine::look().most_bytes() / 4 * 3 {
+            0 => i64::MAX.to_string(),
+            bytes => bytes.to_string(),
+        },
+        about: "memory for all models together; beyond it the least recently used one is unloaded",
+    },
+    Setting {
+        key: "server.unload_after_ms",
+        env: &["FALAJ_UNLOAD_AFTER_MS"],
+        flag: "",
+        kind: Kind::Number,
+        default: |_| "0".to_owned(),
+        about: "unload a model that nobody used for this long; 0: only when another needs its room",
+    },
+    Setting {
+        key: "server.pinned",
+        env: &[],
+        flag: "",
+        kind: Kind::List,
+        default: |_| String::new(),
+        about: "models that stay once they are loaded",
     },
     Setting {
         key: "server.key_file",

@@ -161,3 +161,38 @@ fn people_get_lines_to_paste_in_their_language() {
         assert!(said.contains(words), "`{words}` is not in: {said}");
     }
 }
+
+#[test]
+fn models_take_turns_in_little_memory() {
+    let site = Site::new("up-memory");
+    let seed = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/falaj-seed/falaj-seed-q8_0.gguf");
+    site.falaj(&["model", "import", seed, "--name", "one"]).ok();
+    site.falaj(&["model", "import", seed, "--name", "two"]).ok();
+    let cards = |up: &Up, key: &str| {
+        let (status, response) = up.exchange("GET", "/v1/models", key, "");
+        assert_eq!(status, 200, "{response}");
+        body(&response)["data"].clone()
+    };
+    let up = site.up(&[]);
+    let key = up.hello["key"].as_str().unwrap().to_owned();
+    let bytes = cards(&up, &key)[1]["memory_bytes"].as_u64().unwrap();
+    up.stop("-TERM");
+
+    // Room for two of them, of which the built-in one is loaded at start.
+    let up = site.up(&["--memory", &(bytes * 5 / 2).to_string()]);
+    for model in ["one", "two", "one"] {
+        let (status, response) = up.exchange("POST", "/v1/chat/completions", &key, &ask(model));
+        assert_eq!(status, 200, "{response}");
+    }
+    let cards = cards(&up, &key);
+    let states: Vec<&str> = (0..3).map(|i| cards[i]["state"].as_str().unwrap()).collect();
+    assert_eq!(states, ["on_disk", "loaded", "loaded"]);
+    up.stop("-TERM");
+
+    let up = site.up(&["--memory", "1m"]);
+    let (status, response) = up.exchange("POST", "/v1/chat/completions", &key, &ask("one"));
+    assert_eq!(status, 507, "{response}");
+    assert!(response.contains("models may take 1 MB here"), "{response}");
+    let (_, err) = up.stop("-TERM");
+    assert!(err.contains("falaj-seed stays on disk"), "{err}");
+}

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::app::App;
 use crate::auth::Caller;
-use crate::body::Raw;
+use crate::body::{Parsed, Raw};
 use crate::convert;
 use crate::edge::RequestId;
 use crate::error::ApiError;
@@ -60,8 +60,8 @@ pub(crate) async fn complete(
 }
 
 /// The text of each prompt's choices, for `echo`.
-async fn echoes(app: &App, request: &CompletionRequest) -> Result<Vec<String>, ApiError> {
-    let served = app.registry.find(&request.model).await?;
+async fn echoes(app: &App, request: &Parsed<CompletionRequest>) -> Result<Vec<String>, ApiError> {
+    let served = app.registry.find(&request.model, app.deadline(request.arrived)).await?;
     let text = |prompt: &Prompt| match prompt {
         Prompt::Text(text) => text.clone(),
         Prompt::Tokens(tokens) => served.text.tokenizer.decode(tokens),

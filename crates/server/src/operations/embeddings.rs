@@ -1,7 +1,5 @@
 //! Embeddings: the decoder's last hidden states, averaged over the text and scaled to length one.
 
-use std::time::Duration;
-
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -10,7 +8,6 @@ use base64::engine::general_purpose::STANDARD;
 use falaj_protocol::embeddings::{Embedding, EmbeddingRequest, EmbeddingResponse, Encoding, Vector};
 use falaj_protocol::usage::Usage;
 use futures_util::{StreamExt, TryStreamExt};
-use tokio::time::Instant;
 
 use crate::app::App;
 use crate::auth::Caller;
@@ -22,10 +19,10 @@ use crate::registry::Served;
 
 pub(crate) async fn embed(State(app): State<App>, caller: Caller, body: Raw) -> Result<Response, ApiError> {
     let request = body.parse(EmbeddingRequest::parse)?;
-    let served = app.registry.find(&request.model).await?;
+    let served = app.registry.find(&request.model, app.deadline(request.arrived)).await?;
     let (model, dimensions, encoding) = (request.model.clone(), request.dimensions, request.encoding);
     let timeout_ms = app.settings.request_timeout_ms;
-    let deadline = Instant::from_std(request.arrived) + Duration::from_millis(timeout_ms);
+    let deadline = app.deadline(request.arrived);
     let inputs = convert::inputs(&app, &served, request).await?;
     let prompt_tokens = inputs.iter().map(|tokens| tokens.len() as u64).sum();
     app.metrics.prompt_tokens.add(prompt_tokens);

@@ -10,15 +10,17 @@ use falaj_protocol::models::{AnthropicModel, AnthropicModelList, Capabilities, M
 
 use crate::app::App;
 use crate::error::ApiError;
-use crate::registry::Facts;
+use crate::registry::{Facts, Listed};
 
 pub(crate) async fn list(State(app): State<App>, Extension(dialect): Extension<Dialect>) -> Response {
-    let facts = app.registry.list();
+    let listed = app.registry.list();
     match dialect {
-        Dialect::Mistral => Json(ModelList::new(facts.iter().map(card).collect())).into_response(),
-        Dialect::OpenAi => Json(ModelList::new(facts.iter().map(openai).collect())).into_response(),
+        Dialect::Mistral => Json(ModelList::new(listed.iter().map(card).collect())).into_response(),
+        Dialect::OpenAi => {
+            Json(ModelList::new(listed.iter().map(|listed| openai(&listed.facts)).collect())).into_response()
+        }
         Dialect::Anthropic => {
-            let data: Vec<AnthropicModel> = facts.iter().map(anthropic).collect();
+            let data: Vec<AnthropicModel> = listed.iter().map(|listed| anthropic(&listed.facts)).collect();
             let id = |model: Option<&AnthropicModel>| model.map(|model| model.id.clone());
             let (first_id, last_id) = (id(data.first()), id(data.last()));
             Json(AnthropicModelList { data, has_more: false, first_id, last_id }).into_response()
@@ -34,15 +36,16 @@ pub(crate) async fn retrieve(
 ) -> Result<Response, ApiError> {
     // A path whose escapes are no UTF-8 names nothing.
     let Path(id) = id.map_err(|_| ApiError::UnknownPath { path: uri.path().to_owned() })?;
-    let facts = app.registry.facts(&id).ok_or(ApiError::UnknownModel { model: id, in_path: true })?;
+    let listed = app.registry.describe(&id).ok_or(ApiError::UnknownModel { model: id, in_path: true })?;
     Ok(match dialect {
-        Dialect::Mistral => Json(card(&facts)).into_response(),
-        Dialect::OpenAi => Json(openai(&facts)).into_response(),
-        Dialect::Anthropic => Json(anthropic(&facts)).into_response(),
+        Dialect::Mistral => Json(card(&listed)).into_response(),
+        Dialect::OpenAi => Json(openai(&listed.facts)).into_response(),
+        Dialect::Anthropic => Json(anthropic(&listed.facts)).into_response(),
     })
 }
 
-fn card(facts: &Facts) -> ModelCard {
+fn card(listed: &Listed) -> ModelCard {
+    let facts = &listed.facts;
     ModelCard {
         id: facts.id.clone(),
         object: "model",
@@ -61,6 +64,8 @@ fn card(facts: &Facts) -> ModelCard {
         deprecation: None,
         default_model_temperature: facts.default_temperature,
         r#type: "base",
+        state: listed.state.name(),
+        memory_bytes: listed.memory_bytes,
     }
 }
 

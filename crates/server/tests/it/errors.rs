@@ -1,9 +1,10 @@
 //! Every refusal: its status and its envelope in each dialect.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use axum::body::Body;
-use falaj_server::{Facts, Registry};
+use falaj_server::{Facts, Memory, Registry};
 use serde_json::{Value, json};
 
 use crate::fixture::{AUTH, Api, api, chat};
@@ -142,14 +143,14 @@ impl falaj_server::Loader for Broken {
         panic!("a bug")
     }
 
-    fn load(&self, _: &str) -> Result<Option<falaj_server::Served>, falaj_server::LoadError> {
+    fn load(&self, _: &str, _: &AtomicBool) -> Result<Option<falaj_server::Served>, falaj_server::LoadError> {
         Ok(None)
     }
 }
 
 #[tokio::test]
 async fn a_bug_in_a_handler_is_500_and_the_server_goes_on() {
-    let api = Api::over(Registry::new().with_loader(Arc::new(Broken)));
+    let api = Api::over(Registry::with_loader(Arc::new(Broken), Memory::default()));
     let reply = api.get("/openai/v1/models").await;
     assert_eq!((reply.status.as_u16(), &reply.json()["error"]["type"]), (500, &json!("server_error")));
     assert!(reply.headers.contains_key("x-request-id"));
@@ -164,16 +165,16 @@ impl falaj_server::Loader for Cold {
         vec![self.0.clone()]
     }
 
-    fn load(&self, _: &str) -> Result<Option<falaj_server::Served>, falaj_server::LoadError> {
+    fn load(&self, _: &str, _: &AtomicBool) -> Result<Option<falaj_server::Served>, falaj_server::LoadError> {
         Err(falaj_server::LoadError { reason: "the file is cut short".into() })
     }
 }
 
 #[tokio::test]
 async fn a_model_that_cannot_be_loaded_is_503_with_the_cause() {
-    let facts = api().app.registry().list().remove(0);
-    let api =
-        Api::over(Registry::new().with_loader(Arc::new(Cold(Facts { id: "cold".into(), aliases: vec![], ..facts }))));
+    let facts = api().app.registry().list().remove(0).facts;
+    let cold = Cold(Facts { id: "cold".into(), aliases: vec![], ..facts });
+    let api = Api::over(Registry::with_loader(Arc::new(cold), Memory::default()));
     assert_eq!(api.get("/v1/models/cold").await.json()["id"], "cold");
     let reply = api.post("/v1/chat/completions", chat(json!({"model": "cold"}))).await;
     assert_eq!(reply.status, 503);

@@ -175,7 +175,7 @@ pub fn byte_token(byte: u8) -> u32 {
     u32::from(byte) + SPECIALS.len() as u32
 }
 
-fn text() -> ModelText {
+pub fn text() -> ModelText {
     let mut tokenizer =
         Tokenizer::from_tokenizer_json(tokenizer_json().to_string().as_bytes()).expect("a sound tokenizer");
     tokenizer.set_bos(1);

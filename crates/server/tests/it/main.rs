@@ -6,6 +6,7 @@ mod completions;
 mod errors;
 mod fixture;
 mod limits;
+mod memory;
 mod models;
 mod sockets;
 mod tools;

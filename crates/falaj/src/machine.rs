@@ -34,6 +34,11 @@ impl Machine {
         }
     }
 
+    /// What this process may ever take: all there is, or the limit of its control group.
+    pub fn most_bytes(&self) -> u64 {
+        self.limit_bytes.map_or(self.memory_bytes, |limit| limit.min(self.memory_bytes))
+    }
+
     /// What a new process could take without pushing others out.
     pub fn usable_bytes(&self) -> u64 {
         self.limit_bytes.map_or(self.available_bytes, |limit| limit.min(self.available_bytes))

@@ -1,0 +1,500 @@
+//! Who is in memory, who must leave and who comes next, under one bound. Every change goes through [`Residents::change`],
+//! which afterwards decides afresh (`advance`) and acts outside the lock. Loads and unloads have threads of their own.
+//!
+//! Models that need room come in the order in which they were asked for. The least recently used leave for them: idle ones
+//! at once, busy ones (only where idle ones do not suffice) when their last request has ended; until then new requests
+//! for them queue up behind, so that two busy models that do not fit together take turns.
+
+mod room;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::{Facts, Listed, LoadError, Loader, Loan, Memory, ModelState, Served};
+use room::Verdict;
+
+/// Why a model does not come.
+#[derive(Clone, Debug)]
+pub(super) enum Refusal {
+    Unknown,
+    Failed(String),
+    /// Not even with every model gone that may go.
+    TooLarge {
+        need_bytes: u64,
+        bound_bytes: u64,
+        pinned_bytes: u64,
+    },
+    Stopping,
+}
+
+/// Totals since the start.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub loads: AtomicU64,
+    pub unloads: AtomicU64,
+    pub failures: AtomicU64,
+}
+
+#[derive(Default)]
+pub(super) struct Residents {
+    loader: Option<Arc<dyn Loader>>,
+    memory: Memory,
+    state: Mutex<State>,
+    /// Something was unloaded or a load ended: what `shutdown` waits for.
+    quiet: Condvar,
+    cancelled: Arc<AtomicBool>,
+    pub(super) counts: Counts,
+}
+
+#[derive(Default)]
+struct State {
+    models: BTreeMap<String, Resident>,
+    /// In the order in which they were first asked for.
+    wanted: VecDeque<Want>,
+    /// Counts uses; the lowest is the least recently used.
+    clock: u64,
+    stopping: bool,
+}
+
+struct Resident {
+    /// INVARIANT: the sum over all residents is what the bound bounds.
+    bytes: u64,
+    condition: Condition,
+}
+
+enum Condition {
+    Loading {
+        waiters: Vec<Waiter>,
+    },
+    Loaded(Loaded),
+    /// Stopping its engine and giving memory back.
+    Unloading,
+}
+
+struct Loaded {
+    served: Arc<Served>,
+    loans: usize,
+    /// Of `State::clock`.
+    used: u64,
+    idle_since: Instant,
+    stays: bool,
+    /// Somebody waits for its room: no new loans.
+    leaving: bool,
+}
+
+/// A model that is not here, and who waits for it.
+struct Want {
+    id: String,
+    need_bytes: u64,
+    waiters: Vec<Waiter>,
+}
+
+type Waiter = oneshot::Sender<Result<Loan, Refusal>>;
+
+/// What is to be done once the lock is free.
+enum Deed {
+    Lend(Waiter, Loan),
+    Refuse(Vec<Waiter>, Refusal),
+    Load(String),
+    Unload(String, Arc<Served>),
+}
+
+impl Residents {
+    pub(super) fn new(loader: Option<Arc<dyn Loader>>, memory: Memory) -> Self {
+        Self { loader, memory, ..Self::default() }
+    }
+
+    /// What can be loaded.
+    pub(super) fn cold(&self) -> Vec<Facts> {
+        self.loader.iter().flat_map(|loader| loader.list()).collect()
+    }
+
+    pub(super) fn insert(self: &Arc<Self>, served: Served, stays: bool) {
+        let stays = stays || self.memory.pinned.contains(&served.facts.id);
+        self.change(|state, _| {
+            let (id, bytes) = (served.facts.id.clone(), served.memory_bytes);
+            let loaded = state.loaded(served, stays, 0);
+            state.models.insert(id, Resident { bytes, condition: Condition::Loaded(loaded) });
+        });
+    }
+
+    /// The model of this name, if it is here and stays.
+    pub(super) fn lend(self: &Arc<Self>, name: &str) -> Option<Loan> {
+        let mut state = self.lock();
+        state.clock += 1;
+        let clock = state.clock;
+        let loaded = state.find(name)?;
+        loaded.used = clock;
+        Some(self.loan(loaded, true))
+    }
+
+    /// All that are here, for a look that does not count as use.
+    pub(super) fn lend_all(self: &Arc<Self>) -> Vec<Loan> {
+        let mut state = self.lock();
+        state.all_loaded().map(|loaded| self.loan(loaded, false)).collect()
+    }
+
+    /// Asks for a model that is not here. Whoever drops the answer no longer waits.
+    pub(super) fn want(self: &Arc<Self>, facts: &Facts) -> Waiting {
+        let (waiter, answer) = oneshot::channel();
+        self.change(|state, deeds| {
+            if state.stopping {
+                deeds.push(Deed::Refuse(vec![waiter], Refusal::Stopping));
+                return;
+            }
+            if let Some(Resident { condition: Condition::Loading { waiters }, .. }) = state.models.get_mut(&facts.id) {
+                waiters.push(waiter);
+                return;
+            }
+            state.clock += 1;
+            let clock = state.clock;
+            // It may have come since the caller looked.
+            if let Some(loaded) = state.find(&facts.id) {
+                loaded.used = clock;
+                deeds.push(Deed::Lend(waiter, self.loan(loaded, true)));
+                return;
+            }
+            // One that is leaving comes to its turn in `advance`.
+            match state.wanted.iter_mut().find(|want| want.id == facts.id) {
+                Some(want) => want.waiters.push(waiter),
+                None => {
+                    let (id, need_bytes) = (facts.id.clone(), facts.memory_bytes);
+                    state.wanted.push_back(Want { id, need_bytes, waiters: vec![waiter] });
+                }
+            }
+        });
+        Waiting { answer, _tidy: Tidy(Arc::clone(self)) }
+    }
+
+    /// Completes a listing with what is known here.
+    pub(super) fn describe(&self, all: &mut BTreeMap<String, Listed>) {
+        for (id, resident) in &self.lock().models {
+            let state = match &resident.condition {
+                Condition::Loading { .. } => ModelState::Loading,
+                Condition::Loaded(loaded) if loaded.leaving => ModelState::Leaving,
+                Condition::Loaded(_) => ModelState::Loaded,
+                Condition::Unloading => ModelState::Leaving,
+            };
+            let memory_bytes = resident.bytes;
+            if let Condition::Loaded(Loaded { served, .. }) = &resident.condition {
+                all.insert(id.clone(), Listed { facts: served.facts.clone(), state, memory_bytes });
+            } else if let Some(listed) = all.get_mut(id) {
+                (listed.state, listed.memory_bytes) = (state, memory_bytes);
+            }
+        }
+    }
+
+    /// (bound, taken)
+    pub(super) fn memory_bytes(&self) -> (u64, u64) {
+        (self.memory.bound_bytes, self.lock().taken_bytes())
+    }
+
+    pub(super) fn unload_idle(self: &Arc<Self>) -> Option<Duration> {
+        let after = self.memory.unload_after?;
+        self.change(|state, deeds| {
+            let mut next = after;
+            let mut done = Vec::new();
+            for (id, resident) in &state.models {
+                let Condition::Loaded(loaded) = &resident.condition else { continue };
+                if loaded.stays || loaded.loans > 0 {
+                    continue;
+                }
+                match after.checked_sub(loaded.idle_since.elapsed()) {
+                    Some(left) if left > Duration::ZERO => next = next.min(left),
+                    _ => done.push(id.clone()),
+                }
+            }
+            for id in done {
+                state.unload(&id, deeds);
+            }
+            Some(next)
+        })
+    }
+
+    /// Refuses what waits, tells loads to give up, stops every engine and returns when that is done.
+    pub(super) fn shutdown(self: &Arc<Self>) {
+        self.cancelled.store(true, Ordering::Release);
+        self.change(|state, deeds| {
+            state.stopping = true;
+            for want in state.wanted.drain(..) {
+                deeds.push(Deed::Refuse(want.waiters, Refusal::Stopping));
+            }
+            for resident in state.models.values_mut() {
+                if let Condition::Loading { waiters } = &mut resident.condition {
+                    deeds.push(Deed::Refuse(std::mem::take(waiters), Refusal::Stopping));
+                }
+            }
+        });
+        let mut state = self.lock();
+        loop {
+            // Requests that were cut off may hold loans for a moment more: engines are stopped, not waited for.
+            let served: Vec<_> = state.all_loaded().map(|loaded| loaded.served.engine.clone()).collect();
+            drop(state);
+            served.iter().for_each(|engine| engine.shutdown(false));
+            state = self.lock();
+            let busy = |resident: &Resident| !matches!(resident.condition, Condition::Loaded(_));
+            if !state.models.values().any(busy) {
+                return;
+            }
+            state = self.quiet.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn change<T>(self: &Arc<Self>, change: impl FnOnce(&mut State, &mut Vec<Deed>) -> T) -> T {
+        let mut deeds = Vec::new();
+        let mut state = self.lock();
+        let result = change(&mut state, &mut deeds);
+        self.advance(&mut state, &mut deeds);
+        drop(state);
+        deeds.into_iter().for_each(|deed| self.act(deed));
+        result
+    }
+
+    /// Decides who comes and who leaves, from what is. Idempotent.
+    fn advance(self: &Arc<Self>, state: &mut State, deeds: &mut Vec<Deed>) {
+        for want in &mut state.wanted {
+            want.waiters.retain(|waiter| !waiter.is_closed());
+        }
+        state.wanted.retain(|want| !want.waiters.is_empty());
+        // Whoever was to leave for a request that has gone may stay.
+        state.all_loaded().for_each(|loaded| loaded.leaving = false);
+        let verdict = loop {
+            let Some(want) = state.wanted.front() else { break room::settle(state, &self.memory, None) };
+            let (id, need_bytes) = (want.id.clone(), want.need_bytes);
+            match state.models.get(&id).map(|resident| &resident.condition) {
+                Some(Condition::Loaded(_)) => self.lend_wanted(state, deeds),
+                // Its memory is still going; afterwards it may come back.
+                Some(_) => break Verdict::Wait,
+                None if state.loading() >= self.memory.loads_at_once.max(1) => break Verdict::Wait,
+                None => match room::settle(state, &self.memory, Some((&id, need_bytes))) {
+                    Verdict::Fits => {
+                        let waiters = state.wanted.pop_front().map(|want| want.waiters).unwrap_or_default();
+                        let condition = Condition::Loading { waiters };
+                        state.models.insert(id.clone(), Resident { bytes: need_bytes, condition });
+                        deeds.push(Deed::Load(id));
+                    }
+                    Verdict::Never(refusal) => {
+                        let waiters = state.wanted.pop_front().map(|want| want.waiters).unwrap_or_default();
+                        deeds.push(Deed::Refuse(waiters, refusal));
+                    }
+                    verdict => break verdict,
+                },
+            }
+        };
+        if let Verdict::Leave(ids) = verdict {
+            for id in ids {
+                state.unload(&id, deeds);
+            }
+        }
+    }
+
+    /// The first of the queue is here after all.
+    fn lend_wanted(self: &Arc<Self>, state: &mut State, deeds: &mut Vec<Deed>) {
+        let Some(want) = state.wanted.pop_front() else { return };
+        state.clock += 1;
+        let clock = state.clock;
+        let Some(Resident { condition: Condition::Loaded(loaded), .. }) = state.models.get_mut(&want.id) else {
+            return;
+        };
+        loaded.used = clock;
+        deeds.extend(want.waiters.into_iter().map(|waiter| Deed::Lend(waiter, self.loan(loaded, true))));
+    }
+
+    fn act(self: &Arc<Self>, deed: Deed) {
+        match deed {
+            // A loan that nobody takes goes back when it is dropped here.
+            Deed::Lend(waiter, loan) => drop(waiter.send(Ok(loan))),
+            Deed::Refuse(waiters, refusal) => {
+                for waiter in waiters {
+                    let _ = waiter.send(Err(refusal.clone()));
+                }
+            }
+            Deed::Load(id) => {
+                let (residents, name) = (Arc::clone(self), id.clone());
+                let thread = std::thread::Builder::new().name("falaj-load".into());
+                if let Err(error) = thread.spawn(move || residents.load(&name)) {
+                    self.load_ended(&id, Err(LoadError { reason: format!("the system gives no thread: {error}") }));
+                }
+            }
+            Deed::Unload(id, served) => {
+                let (residents, model) = (Arc::clone(self), id.clone());
+                let work = move || {
+                    // Nobody holds a loan, so what is under way has been cancelled or is done.
+                    served.engine.shutdown(true);
+                    drop(served);
+                    residents.unloaded(&model);
+                };
+                if let Err(error) = std::thread::Builder::new().name("falaj-unload".into()).spawn(work) {
+                    tracing::error!(%error, model = id, "unloaded without waiting for its engine");
+                    self.unloaded(&id);
+                }
+            }
+        }
+    }
+
+    fn load(self: &Arc<Self>, id: &str) {
+        let started = Instant::now();
+        let load = || self.loader.as_ref().map_or(Ok(None), |loader| loader.load(id, &self.cancelled));
+        let outcome = catch_unwind(AssertUnwindSafe(load))
+            .unwrap_or_else(|_| Err(LoadError { reason: "loading it panicked; the log says where".to_owned() }));
+        if let Ok(Some(served)) = &outcome {
+            let (took, memory_bytes) = (started.elapsed(), served.memory_bytes);
+            tracing::info!(model = id, ?took, memory_bytes, "a model was loaded");
+        }
+        self.load_ended(id, outcome);
+    }
+
+    fn load_ended(self: &Arc<Self>, id: &str, outcome: Result<Option<Served>, LoadError>) {
+        let stays = self.memory.pinned.contains(id);
+        self.change(|state, deeds| {
+            let Some(resident) = state.models.remove(id) else { return };
+            let Condition::Loading { mut waiters } = resident.condition else { return };
+            let refusal = match outcome {
+                Ok(Some(served)) => {
+                    self.counts.loads.fetch_add(1, Ordering::Relaxed);
+                    waiters.retain(|waiter| !waiter.is_closed());
+                    let (bytes, others) = (served.memory_bytes, state.staying_bytes());
+                    let mut loaded = state.loaded(served, stays, 0);
+                    let fits = bytes.saturating_add(others) <= self.memory.bound_bytes;
+                    if fits && !state.stopping {
+                        let lend = |waiter| Deed::Lend(waiter, self.loan(&mut loaded, true));
+                        deeds.extend(waiters.into_iter().map(lend));
+                        state.models.insert(id.to_owned(), Resident { bytes, condition: Condition::Loaded(loaded) });
+                        return;
+                    }
+                    // It turned out larger than it looked, or comes too late.
+                    state.models.insert(id.to_owned(), Resident { bytes, condition: Condition::Loaded(loaded) });
+                    state.unload(id, deeds);
+                    let bound_bytes = self.memory.bound_bytes;
+                    match fits {
+                        true => Refusal::Stopping,
+                        false => Refusal::TooLarge { need_bytes: bytes, bound_bytes, pinned_bytes: others },
+                    }
+                }
+                Ok(None) => Refusal::Unknown,
+                Err(error) => {
+                    self.counts.failures.fetch_add(1, Ordering::Relaxed);
+                    tracing::warn!(model = id, reason = error.reason, "a model could not be loaded");
+                    Refusal::Failed(error.reason)
+                }
+            };
+            deeds.push(Deed::Refuse(waiters, refusal));
+        });
+        self.quiet.notify_all();
+    }
+
+    fn unloaded(self: &Arc<Self>, id: &str) {
+        self.counts.unloads.fetch_add(1, Ordering::Relaxed);
+        tracing::info!(model = id, "a model was unloaded");
+        self.change(|state, _| state.models.remove(id));
+        self.quiet.notify_all();
+    }
+
+    fn loan(self: &Arc<Self>, loaded: &mut Loaded, counts: bool) -> Loan {
+        loaded.loans += 1;
+        let id = loaded.served.facts.id.clone();
+        Loan { served: Arc::clone(&loaded.served), _back: Return { residents: Arc::clone(self), id, counts } }
+    }
+
+    /// No state behind this lock can be half-written, so a panic elsewhere does not matter.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn loaded(&mut self, served: Served, stays: bool, loans: usize) -> Loaded {
+        self.clock += 1;
+        let (served, idle_since) = (Arc::new(served), Instant::now());
+        Loaded { served, loans, used: self.clock, idle_since, stays, leaving: false }
+    }
+
+    fn all_loaded(&mut self) -> impl Iterator<Item = &mut Loaded> {
+        self.models.values_mut().filter_map(|resident| match &mut resident.condition {
+            Condition::Loaded(loaded) => Some(loaded),
+            _ => None,
+        })
+    }
+
+    fn find(&mut self, name: &str) -> Option<&mut Loaded> {
+        self.all_loaded().find(|loaded| !loaded.leaving && loaded.served.facts.answers_to(name))
+    }
+
+    fn loading(&self) -> usize {
+        self.models.values().filter(|resident| matches!(resident.condition, Condition::Loading { .. })).count()
+    }
+
+    fn taken_bytes(&self) -> u64 {
+        self.models.values().fold(0, |sum, resident| sum.saturating_add(resident.bytes))
+    }
+
+    /// Of what never leaves.
+    fn staying_bytes(&self) -> u64 {
+        let stays = |resident: &&Resident| matches!(&resident.condition, Condition::Loaded(loaded) if loaded.stays);
+        self.models.values().filter(stays).fold(0, |sum, resident| sum.saturating_add(resident.bytes))
+    }
+
+    /// Begins to unload an idle model; its bytes count until they are given back.
+    fn unload(&mut self, id: &str, deeds: &mut Vec<Deed>) {
+        let Some(resident) = self.models.get_mut(id) else { return };
+        match std::mem::replace(&mut resident.condition, Condition::Unloading) {
+            Condition::Loaded(loaded) if loaded.loans == 0 => deeds.push(Deed::Unload(id.to_owned(), loaded.served)),
+            other => resident.condition = other,
+        }
+    }
+}
+
+/// Returns a loan.
+pub(super) struct Return {
+    residents: Arc<Residents>,
+    id: String,
+    /// A look at the metrics is no use.
+    counts: bool,
+}
+
+impl Drop for Return {
+    fn drop(&mut self) {
+        self.residents.change(|state, _| {
+            state.clock += 1;
+            let clock = state.clock;
+            let Some(Resident { condition: Condition::Loaded(loaded), .. }) = state.models.get_mut(&self.id) else {
+                return;
+            };
+            loaded.loans = loaded.loans.saturating_sub(1);
+            if self.counts {
+                (loaded.used, loaded.idle_since) = (clock, Instant::now());
+            }
+        });
+    }
+}
+
+/// The wait for a model.
+pub(super) struct Waiting {
+    answer: oneshot::Receiver<Result<Loan, Refusal>>,
+    // Dropped second: by then it shows that nobody waits here.
+    _tidy: Tidy,
+}
+
+impl Future for Waiting {
+    type Output = Result<Loan, Refusal>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        // Every waiter is answered; one that is dropped unanswered went down with its registry.
+        Pin::new(&mut self.answer).poll(context).map(|answer| answer.unwrap_or(Err(Refusal::Stopping)))
+    }
+}
+
+struct Tidy(Arc<Residents>);
+
+impl Drop for Tidy {
+    fn drop(&mut self) {
+        self.0.change(|_, _| ());
+    }
+}

@@ -18,9 +18,21 @@ pub fn get(address: &str, path: &str, key: &str) -> Result<Reply> {
 
 /// Sends and reads the head; the body is left in the stream. Dropping the stream closes the connection.
 pub fn send(address: &str, method: &str, path: &str, key: &str, body: &str) -> Result<Stream> {
+    send_patiently(address, method, path, key, body, READ_TIMEOUT)
+}
+
+/// As [`send`], waiting for each piece at most `patience`.
+pub fn send_patiently(
+    address: &str,
+    method: &str,
+    path: &str,
+    key: &str,
+    body: &str,
+    patience: Duration,
+) -> Result<Stream> {
     let socket = TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
     socket.set_nodelay(true)?;
-    socket.set_read_timeout(Some(READ_TIMEOUT))?;
+    socket.set_read_timeout(Some(patience))?;
     let request = format!(
         "{method} {path} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {key}\r\nconnection: close\r\n\
          content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",

@@ -2,6 +2,7 @@
 //! Nothing here ships. Dependencies stay few, since every task waits for this crate to build.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod clients;
 mod command;
 mod fuzz;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         "tidy" => tidy::run(rest),
         "fuzz" => fuzz::run(rest),
         "soak" => soak::run(rest),
+        "bench" => bench::run(rest),
         "golden" => golden::run(rest),
         "help" | "-h" | "--help" => {
             println!("{HELP}");
@@ -61,5 +63,8 @@ Usage: cargo xtask TASK
         Fuzzes one target, or each in turn, for N seconds (60). `--list` prints them.
   soak [--streams 64] [--minutes 5] [--seed 1] [--dev]
         Drives the built server with concurrent streams and random disconnects; checks errors, memory and pages.
+  bench engine [--quick] [--case PATTERN]... [--no-peer] [--resume] [--list | --prepare | --plot]
+        Measures the engine against llama.cpp by turns; builds what it needs below target/bench. --resume keeps the rows
+        that a run of the same commit finished; --prepare builds and makes models only; --plot draws docs/performance.
   golden
         Says how each committed golden file is made again.";

@@ -125,7 +125,7 @@ fn build(release: bool) -> Result<PathBuf> {
 }
 
 /// The system gives out free ports in turn, so the one it just gave stays free for the moment that matters.
-fn free_address() -> Result<String> {
+pub fn free_address() -> Result<String> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
 }
 

@@ -1,7 +1,8 @@
 //! One loaded model, measured on demand: `cargo xtask bench engine` starts it once, writes a command per line and reads a
 //! JSON line back, so that measurements of two programs can alternate without loading again. Greedy, no prefix cache.
 //! `cargo run --release -p falaj-engine --example measure -- MODEL.gguf [--threads N] [--isa NAME] [--context N]`
-//! then: `prompt TOKENS`, `decode TOKENS`, `batch SEQUENCES PROMPT TOKENS`, `context POSITION TOKENS`, `memory`.
+//! then: `prompt TOKENS`, `decode TOKENS`, `batch SEQUENCES PROMPT TOKENS`, `context POSITION TOKENS`, `memory`,
+//! `perplexity FILE WINDOW`, where the file lists token ids with commas. `measure probe` prints what the machine can do.
 
 use std::error::Error;
 use std::io::{BufRead, Write};
@@ -11,14 +12,17 @@ use std::time::Instant;
 
 use falaj_artifact::Verified;
 use falaj_engine::{Engine, EngineOptions, Event, Request, Sampling};
-use falaj_kernels::{Isa, KvFormat, Pool};
+use falaj_kernels::{Isa, KvFormat, Pool, probe};
 use falaj_model::{Batch, KvCache, LoadOptions, Model, PAGE_TOKENS, Want, Workspace};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let options = Options::parse(std::env::args().skip(1))?;
+    if options.model == "probe" {
+        return limits(&options);
+    }
     let started = Instant::now();
     let (files, _) = Verified::as_found(Path::new(&options.model), "measured", &mut |_| {})?;
-    let model = Arc::new(falaj_model::load(&files, LoadOptions { isa: options.isa, ..LoadOptions::default() })?);
+    let model = Arc::new(falaj_model::load(&files, LoadOptions { isa: options.isa })?);
     let engine = Engine::start(
         Arc::clone(&model),
         EngineOptions {
@@ -63,6 +67,12 @@ fn main() -> Result<(), Box<dyn Error>> {
                 let seconds = at_position(&model, options.threads, number(1)?, number(2)?)?;
                 rate(number(2)?, seconds)?;
             }
+            Some("perplexity") => {
+                let list = std::fs::read_to_string(words.get(1).ok_or("perplexity of which file?")?)?;
+                let tokens = list.split(',').map(|id| id.trim().parse()).collect::<Result<Vec<u32>, _>>()?;
+                let (perplexity, count) = perplexity(&model, options.threads, &tokens, number(2)?)?;
+                reply(&format!(r#"{{"perplexity":{perplexity:.6},"tokens":{count}}}"#))?;
+            }
             Some("memory") => reply(&format!(r#"{{"resident_bytes":{}}}"#, resident_bytes()?))?,
             _ => return Err(format!("`{line}` is no command").into()),
         }
@@ -103,6 +113,23 @@ impl Options {
         }
         Ok(options)
     }
+}
+
+/// What the machine can do at most, per second.
+fn limits(options: &Options) -> Result<(), Box<dyn Error>> {
+    let (pool, isa) = (Pool::new(options.threads), options.isa.unwrap_or_else(Isa::best));
+    let (int8, f32, bf16) = (probe::peak_int8(&pool, isa), probe::peak_f32(&pool, isa), probe::peak_bf16(&pool, isa));
+    reply(&format!(
+        r#"{{"threads":{},"isa":"{isa}","read_bytes_per_s":{:.4e},"int8_per_s":{:.4e},"int8":"{}","f32_per_s":{:.4e},"f32":"{}","bf16_per_s":{:.4e},"bf16":"{}"}}"#,
+        pool.threads(),
+        probe::read_bandwidth(&pool),
+        int8.ops_per_s,
+        int8.instruction,
+        f32.ops_per_s,
+        f32.instruction,
+        bf16.ops_per_s,
+        bf16.instruction,
+    ))
 }
 
 struct Times {
@@ -188,6 +215,38 @@ fn at_position(model: &Arc<Model>, threads: usize, position: usize, tokens: usiz
         }
     }
     Ok(started.elapsed().as_secs_f64())
+}
+
+/// Perplexity of `tokens` in windows of `window`, of which the second half is predicted; a window begins with the first
+/// token of all, and what does not fill one is left out. llama-perplexity does the same. Returns how many counted, too.
+fn perplexity(
+    model: &Arc<Model>,
+    threads: usize,
+    tokens: &[u32],
+    window: usize,
+) -> Result<(f64, usize), Box<dyn Error>> {
+    let pages: Vec<u32> = (0..window.div_ceil(PAGE_TOKENS) as u32).collect();
+    let mut cache = KvCache::new(model.config(), KvFormat::F16, pages.len())?;
+    let mut workspace = Workspace::new(model, Pool::new(threads), window, window)?;
+    let mut batch = Batch::with_capacity(window, pages.len());
+    let (mut sum, mut count) = (0.0, 0);
+    for chunk in tokens.chunks_exact(window) {
+        batch.clear();
+        batch.sequence(&pages);
+        for (position, &token) in chunk.iter().enumerate() {
+            let want = if position >= window / 2 { Want::Logits } else { Want::Nothing };
+            batch.push(if position == 0 { tokens[0] } else { token }, position as u32, want);
+        }
+        model.forward(&mut workspace, &mut cache, &batch)?;
+        for position in window / 2..window - 1 {
+            let logits = workspace.logits(position).ok_or("a row without logits")?;
+            let most = logits.iter().fold(f32::NEG_INFINITY, |most, logit| most.max(*logit));
+            let all: f64 = logits.iter().map(|logit| f64::from(logit - most).exp()).sum();
+            sum += all.ln() - f64::from(logits[chunk[position + 1] as usize] - most);
+            count += 1;
+        }
+    }
+    Ok(((sum / count as f64).exp(), count))
 }
 
 fn rate(tokens: usize, seconds: f64) -> Result<(), Box<dyn Error>> {

@@ -176,6 +176,9 @@ pub enum ConfigCommand {
 
 #[derive(ClapArgs)]
 pub struct Doctor {
+    /// Load this model (a name or a path) and compare its speed with what the machine allows
+    #[arg(conflicts_with = "quick")]
+    pub model: Option<String>,
     /// Leave out the measurements (they take about a second)
     #[arg(long)]
     pub quick: bool,
@@ -279,6 +282,7 @@ Examples:
 const DOCTOR_EXAMPLES: &str = "\
 Examples:
   falaj doctor
+  falaj doctor my-model                       bytes and operations per token, limits, what was reached
   falaj doctor --quick --json";
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
-//! `falaj doctor`: what this machine is, what would fit, and how fast its memory and its cores are for our kernels.
+//! `falaj doctor`: what this machine is, what would fit, and how fast its memory and its cores are. With a model's name:
+//! how near that model comes to them (`doctor/model.rs`).
 
-mod measure;
+mod cost;
+mod limits;
+mod model;
 
 use crate::args::Doctor;
 use crate::context::Context;
@@ -10,16 +13,20 @@ use crate::models::free_bytes;
 use crate::output;
 use crate::words::Word;
 use falaj_kernels::{Format, Isa};
+use limits::Limits;
 use serde_json::json;
 
 pub fn doctor(context: &Context, options: &Doctor) -> Outcome {
+    if let Some(name) = &options.model {
+        return model::examine(context, name);
+    }
     let machine = Machine::look();
     let data = &context.config.data;
     // The directory may not be there yet; its disk is that of the nearest one that is.
     let existing = data.ancestors().find(|dir| dir.exists()).unwrap_or(data);
     let disk_bytes = free_bytes(existing)?;
     let (isa, threads) = (context.config.engine.isa, context.config.engine.options.threads);
-    let speed = (!options.quick).then(|| measure::measure(isa, threads));
+    let limits = (!options.quick).then(|| Limits::measure(isa, threads));
     let fits = FORMATS.map(|format| (format, parameters_that_fit(format, machine.usable_bytes())));
     if context.json {
         output::pretty_json(&json!({
@@ -37,8 +44,7 @@ pub fn doctor(context: &Context, options: &Doctor) -> Outcome {
             "data": data,
             "disk_free_bytes": disk_bytes,
             "parameters_that_fit": fits.iter().map(|(f, n)| (f.to_string(), *n)).collect::<std::collections::BTreeMap<_, _>>(),
-            "memory_read_bytes_per_s": speed.as_ref().map(|speed| speed.read_bytes_per_s),
-            "matmul_q8_0_operations_per_s": speed.as_ref().map(|speed| speed.matmul_ops_per_s),
+            "limits": limits.as_ref().map(Limits::json),
             "debug_build": cfg!(debug_assertions),
         }));
         return Ok(());
@@ -57,18 +63,20 @@ pub fn doctor(context: &Context, options: &Doctor) -> Outcome {
     }
     let disk = [&*output::bytes(disk_bytes), &data.display().to_string()];
     row(&Word::DoctorDisk, Word::DoctorDiskOf.with(&disk));
-    if let Some(speed) = &speed {
-        row(&Word::DoctorBandwidth, format!("{:.1} GB/s", speed.read_bytes_per_s / 1e9));
-        row(&Word::DoctorMatmul, format!("{:.0} GOPS", speed.matmul_ops_per_s / 1e9));
+    if let Some(limits) = &limits {
+        row(&Word::DoctorBandwidth, format!("{:.1} GB/s", limits.read_bytes_per_s / 1e9));
+        let peaks = [("int8", limits.int8), ("bf16", limits.bf16), ("f32", limits.f32)];
+        let peaks = peaks.map(|(kind, peak)| format!("{kind} {:.0} GOPS ({})", peak.ops_per_s / 1e9, peak.instruction));
+        row(&Word::DoctorPeaks, peaks.join(", "));
     }
     output::table(&rows);
     output::line("");
     output::line(Word::DoctorFits.text());
     let fits = fits.iter().map(|(format, parameters)| {
         let count = format!("{} {}", output::parameters(*parameters), Word::DoctorFitsParameters.text());
-        let pace = speed.as_ref().map(|speed| {
+        let pace = limits.as_ref().map(|limits| {
             // Each token reads every weight once: memory speed bounds decoding.
-            let tokens_per_s = speed.read_bytes_per_s / (7e9 * bytes_per_parameter(*format));
+            let tokens_per_s = limits.read_bytes_per_s / (7e9 * bytes_per_parameter(*format));
             Word::DoctorFitsSpeed.with(&[&format!("{tokens_per_s:.1}")])
         });
         vec![format!("  {format}"), count, pace.unwrap_or_default()]

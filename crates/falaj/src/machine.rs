@@ -45,6 +45,11 @@ impl Machine {
     }
 }
 
+/// What this process holds in memory now.
+pub fn resident_bytes() -> u64 {
+    kibibytes(&fs::read_to_string("/proc/self/status").unwrap_or_default(), "VmRSS")
+}
+
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.lines().find_map(|line| {
         let (key, value) = line.split_once(':')?;

@@ -327,7 +327,23 @@ words! {
     DoctorDisk: "disk", "disque", "القرص";
     DoctorDiskOf: "{0} free in `{1}`", "{0} libres dans `{1}`", "{0} متاحة في `{1}`";
     DoctorBandwidth: "memory speed", "débit mémoire", "سرعة الذاكرة";
-    DoctorMatmul: "matmul, Q8_0", "matmul, Q8_0", "ضرب المصفوفات Q8_0";
+    DoctorPeaks: "arithmetic", "calcul", "الحساب";
+    DoctorPerToken: "Each token costs:", "Chaque jeton coûte :", "كلفة كل رمز:";
+    DoctorBytes: "bytes read", "octets lus", "بايتات تُقرأ";
+    DoctorOps: "operations", "opérations", "عمليات";
+    DoctorContext: "per 1000 tokens of context", "par 1000 jetons de contexte", "لكل 1000 رمز من السياق";
+    DoctorMachine: "This machine, measured just now:", "Cette machine, mesurée à l'instant :", "هذا الجهاز، كما قيس الآن:";
+    DoctorReached: "Reached, in tokens/s:", "Atteint, en jetons/s :", "ما بُلغ، بالرموز في الثانية:";
+    DoctorDecode: "decoding", "décodage", "التوليد";
+    DoctorPrompt: "reading prompts", "lecture des questions", "قراءة الأسئلة";
+    DoctorAtMost: "of at most {0}", "sur {0} au plus", "من {0} على الأكثر";
+    DoctorShare: "{0} %", "{0} %", "{0} ٪";
+    DoctorLoad: "time to load", "temps de chargement", "زمن التحميل";
+    DoctorResident: "memory in use", "mémoire occupée", "الذاكرة المستعملة";
+    DoctorResidentOf:
+        "{0} (weights {1}, room for the context {2})",
+        "{0} (poids {1}, place pour le contexte {2})",
+        "{0} (الأوزان {1}، مكان السياق {2})";
     DoctorFits: "What fits in memory, with room for a context:", "Ce qui tient en mémoire, avec la place d'un contexte :", "ما تتسع له الذاكرة مع مكان للسياق:";
     DoctorFitsParameters: "parameters", "paramètres", "المعاملات";
     DoctorFitsSpeed: "about {0} tokens/s for 7 B", "environ {0} jetons/s pour 7 B", "نحو {0} رمزًا في الثانية لنموذج 7 B";

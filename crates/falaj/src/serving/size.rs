@@ -32,6 +32,11 @@ impl Size {
         }
     }
 
+    /// Keys and values of one position in all layers.
+    pub fn position_bytes(engine: &Engine) -> usize {
+        KvCache::page_bytes(engine.model().config(), KvFormat::F16) / PAGE_TOKENS
+    }
+
     pub fn total_bytes(self) -> u64 {
         self.weight_bytes.saturating_add(self.cache_bytes).saturating_add(self.other_bytes)
     }

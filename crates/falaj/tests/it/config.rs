@@ -63,3 +63,24 @@ fn doctor_knows_the_machine() {
     let told = site.falaj(&["doctor", "--quick", "--lang", "ar"]).ok().out;
     assert!(told.contains("المعالج"), "{told}");
 }
+
+#[test]
+fn doctor_compares_a_model_with_the_machine() {
+    let site = Site::new("doctor-model");
+    let found = site.falaj(&["doctor", "falaj-seed", "--json"]).ok().json();
+    let number = |path: &str| {
+        found.pointer(path).and_then(serde_json::Value::as_f64).unwrap_or_else(|| panic!("{path}: {found}"))
+    };
+    assert_eq!(found["formats"][0]["format"], "Q8_0");
+    // Eight bits and a scale of sixteen per thirty-two weights; a multiplication and an addition per weight.
+    let per_weight = number("/bytes_per_token") / (number("/operations_per_token") / 2.0);
+    assert!((1.06..1.1).contains(&per_weight), "{per_weight}");
+    for kind in ["decode", "prompt"] {
+        let share = number(&format!("/{kind}/tokens_per_s")) / number(&format!("/{kind}/limit_tokens_per_s"));
+        assert!((share - number(&format!("/{kind}/share"))).abs() < 1e-9 && share > 0.0);
+    }
+    assert!(number("/resident_bytes") > 0.0 && number("/load_s") > 0.0);
+    let told = site.falaj(&["doctor", "falaj-seed", "--lang", "fr"]).ok().out;
+    assert!(told.contains("Chaque jeton coûte"), "{told}");
+    site.falaj(&["doctor", "nobody"]).fails(1, &["no model is called"]);
+}

@@ -1,22 +1,25 @@
-//! The handle: starts the engine thread, checks and queues requests, stops. The thread itself is in `scheduler.rs`; the two
-//! share one short queue under a lock that is never held while a step runs.
+//! The handle: starts the engine thread, checks and queues requests, stops. The thread itself is in `scheduler.rs`; what the
+//! two share is in `shared.rs`.
 
-use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
-use falaj_kernels::{KvFormat, Pool};
-use falaj_model::{Batch, KvCache, Model, ModelError, PAGE_TOKENS, Workspace};
+use falaj_artifact::Digest;
+use falaj_kernels::Pool;
+use falaj_model::{KvCache, Model, ModelError, PAGE_TOKENS, Workspace};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::pages::Pages;
-use crate::request::{EngineOptions, Request, Stream, SubmitError, TokenMask};
-use crate::sampling::{Sampler, Seen};
+use crate::generation::{Generation, MOST_PROPOSED};
+use crate::prefix_store::PrefixStore;
+use crate::request::{Choice, EngineOptions, MOST_LOGPROBS, Request, Stream, SubmitError};
+use crate::sampling::Seen;
 use crate::scheduler::Scheduler;
-use crate::sequence::{Generation, Pooling, Sequence, Work};
+use crate::sequence::{Pooling, Sequence, Work};
+use crate::shared::{EndOfThread, Shared, Stop};
 use crate::stats::Stats;
+use crate::trace::StepTrace;
 
 /// A running model. Clones are handles of the same one; when the last is dropped it finishes what it has and ends.
 #[derive(Clone)]
@@ -33,6 +36,8 @@ pub enum EngineError {
     Zero { option: &'static str },
     #[error("a cache of {cache_bytes} bytes holds no page of {page_bytes}; give it at least that")]
     CacheTooSmall { cache_bytes: usize, page_bytes: usize },
+    #[error("the prefix cache cannot be kept in `{}`: {source}; choose another directory", dir.display())]
+    PrefixDir { dir: PathBuf, source: std::io::Error },
     #[error("the system gives no thread: {0}")]
     Thread(#[source] std::io::Error),
 }
@@ -64,23 +69,12 @@ impl Engine {
         // However small a step is meant to be, every sequence can decode in it and a prompt still moves.
         let max_rows = options.step_tokens.max(options.max_sequences + 1);
         // The cache and the buffers are made here, so that a machine too small for them says so to the caller.
-        let cache = KvCache::new(model.config(), KvFormat::F16, pages)?;
+        let cache = KvCache::new(model.config(), options.kv_format, pages)?;
         let workspace = Workspace::new(&model, Pool::new(options.threads), max_rows, options.max_sequences + 1)?;
-        let scheduler = Scheduler {
-            sampler: Sampler::new(model.vocab_size(), *model.ops()),
-            mask: TokenMask::new(model.vocab_size()),
-            shared: Arc::clone(&shared),
-            workspace,
-            cache,
-            pages: Pages::new(pages, options.prefix_cache),
-            max_sequences: options.max_sequences,
-            waiting: VecDeque::new(),
-            running: Vec::with_capacity(options.max_sequences),
-            batch: Batch::with_capacity(max_rows, pages),
-            last_finish: None,
-            coming: Vec::with_capacity(options.max_sequences),
-            model: Arc::clone(&model),
-        };
+        let context_pages = context_tokens.div_ceil(PAGE_TOKENS);
+        let store = open_store(&model, &options, &shared)?;
+        let scheduler =
+            Scheduler::new(Arc::clone(&model), Arc::clone(&shared), workspace, cache, context_pages, store, &options);
         let ended = EndOfThread(Arc::clone(&shared));
         let run = move || {
             let _ended = ended;
@@ -95,29 +89,69 @@ impl Engine {
     /// # Errors
     /// A full queue, a stopped engine, or a prompt that this model cannot take.
     pub fn submit(&self, request: Request) -> Result<Stream, SubmitError> {
+        let mut streams = self.submit_choices(request, Vec::new())?;
+        // A request without further choices has one stream.
+        streams.pop().ok_or(SubmitError::Stopped)
+    }
+
+    /// Queues several generations of one prompt, which is computed once: the request's own and one per entry of `more`. Each
+    /// says what it would say alone with its seed. One stream each, in order; all or none are accepted.
+    ///
+    /// # Errors
+    /// As [`Engine::submit`].
+    pub fn submit_choices(&self, request: Request, more: Vec<Choice>) -> Result<Vec<Stream>, SubmitError> {
+        self.queue(request, more, false).map(|(_, streams)| streams)
+    }
+
+    /// Queues a sequence; returns its number and a stream per choice.
+    pub(crate) fn queue(
+        &self,
+        request: Request,
+        more: Vec<Choice>,
+        pin: bool,
+    ) -> Result<(u64, Vec<Stream>), SubmitError> {
         let prompt_tokens = request.prompt.len();
         // A prompt that fills the context leaves no place for the first token's key.
         let room = self.check_prompt(&request.prompt, usize::from(request.max_tokens > 0))?;
-        let (sender, events) = mpsc::channel(EVENTS);
-        let cached = Arc::new(AtomicU32::new(0));
         let max_tokens = (request.max_tokens as usize).min(room);
-        let generation = Generation {
-            seen: Seen::new(&request.sampling, &request.prompt),
-            sampling: request.sampling,
-            max_tokens,
-            min_tokens: request.min_tokens as usize,
-            stop_tokens: request.stop_tokens,
-            constraint: request.constraint,
-            logprobs: request.logprobs.map(|count| count.min(MOST_LOGPROBS)),
-            generated: 0,
-            cached_tokens: Arc::clone(&cached),
-            events: sender,
+        let seen = Seen::new(&request.sampling, &request.prompt, max_tokens);
+        let mut streams = Vec::with_capacity(1 + more.len());
+        let mut generation = |choice: Choice| {
+            let (sender, events) = mpsc::channel(EVENTS);
+            let cached = Arc::new(AtomicU32::new(0));
+            streams.push(Stream { events, cached: Arc::clone(&cached) });
+            let mut sampling = request.sampling.clone();
+            sampling.seed = choice.seed;
+            Generation {
+                sampling,
+                max_tokens,
+                min_tokens: request.min_tokens as usize,
+                stop_tokens: request.stop_tokens.clone(),
+                constraint: choice.constraint,
+                logprobs: request.logprobs.map(|count| count.min(MOST_LOGPROBS)),
+                seen: seen.clone_with_room(max_tokens),
+                generated: 0,
+                cached_tokens: cached,
+                events: sender,
+                siblings: Vec::new(),
+                proposed: Vec::with_capacity(MOST_PROPOSED),
+                drawn: Vec::with_capacity(MOST_PROPOSED + 1),
+                verified: 0,
+                ending: None,
+            }
         };
+        let mut first = Box::new(generation(Choice { seed: request.sampling.seed, constraint: request.constraint }));
+        first.siblings = more.into_iter().map(&mut generation).collect();
         let mut tokens = request.prompt;
         tokens.reserve_exact(max_tokens);
-        self.enqueue(|id| Sequence::new(id, tokens, request.cache_salt, Work::Generate(Box::new(generation))))?;
+        let requests = streams.len();
+        let id = self.handle.shared.enqueue(requests, |id| {
+            let mut sequence = Sequence::new(id, tokens, request.cache_salt, Work::Generate(first));
+            sequence.pin = pin;
+            sequence
+        })?;
         Stats::add(&self.handle.shared.stats.prompt_tokens, prompt_tokens);
-        Ok(Stream { events, cached })
+        Ok((id, streams))
     }
 
     /// Queues the embedding of `tokens`: the mean over positions of the normed last hidden state, (D), not normalised to
@@ -134,13 +168,29 @@ impl Engine {
         self.check_prompt(&tokens, 0)?;
         let (sender, reply) = oneshot::channel();
         let pooling = Pooling { sum: Vec::new(), pooled: 0, reply: Some(sender) };
-        self.enqueue(|id| Sequence::new(id, tokens, salt, Work::Embed(pooling)))?;
+        self.handle.shared.enqueue(1, |id| Sequence::new(id, tokens, salt, Work::Embed(pooling)))?;
         Stats::add(&self.handle.shared.stats.prompt_tokens, prompt_tokens);
         Ok(reply)
     }
 
+    /// Pages that pins may hold: one sequence of the whole context, with a page copied when written, always finds its own.
+    pub(crate) fn reserve_pinned(&self, pages: usize) -> Result<(), usize> {
+        let context_pages = self.handle.context_tokens.div_ceil(PAGE_TOKENS) + 1;
+        let total = Stats::get(&self.stats().pages_total) as usize;
+        self.handle.shared.reserve_pinned(pages, total.saturating_sub(context_pages))
+    }
+
+    pub(crate) fn end_pin(&self, id: Option<u64>, pages: usize) {
+        self.handle.shared.unpin(id, pages);
+    }
+
     pub fn stats(&self) -> &Stats {
         &self.handle.shared.stats
+    }
+
+    /// The last steps, oldest first: what they did and how long it took.
+    pub fn trace(&self) -> Vec<StepTrace> {
+        self.handle.shared.trace.recent()
     }
 
     pub fn model(&self) -> &Arc<Model> {
@@ -161,10 +211,7 @@ impl Engine {
     pub fn shutdown(&self, drain: bool) {
         let shared = &self.handle.shared;
         shared.stop(if drain { Stop::Drain } else { Stop::Now });
-        let mut inbox = shared.lock();
-        while !inbox.ended {
-            inbox = shared.has_ended.wait(inbox).unwrap_or_else(PoisonError::into_inner);
-        }
+        shared.wait_for_end();
     }
 
     /// Returns how many tokens may follow `prompt`, at least `at_least`.
@@ -181,30 +228,6 @@ impl Engine {
             Some(room) if room >= at_least => Ok(room),
             _ => Err(SubmitError::PromptTooLong { prompt_tokens: prompt.len(), context_tokens }),
         }
-    }
-
-    fn enqueue(&self, sequence: impl FnOnce(u64) -> Sequence) -> Result<(), SubmitError> {
-        let Handle { shared, options, .. } = &*self.handle;
-        let mut inbox = shared.lock();
-        if inbox.stop != Stop::No || inbox.ended {
-            return Err(SubmitError::Stopped);
-        }
-        let free = options.max_sequences.saturating_sub(Stats::get(&shared.stats.running) as usize);
-        if inbox.arrived.len() + inbox.taken >= options.queue_requests + free {
-            Stats::add(&shared.stats.refused, 1);
-            let interval_ms = Stats::get(&shared.stats.finish_interval_us) / 1000;
-            return Err(SubmitError::QueueFull {
-                capacity: options.queue_requests,
-                retry_after_ms: interval_ms.clamp(SHORTEST_RETRY_MS, LONGEST_RETRY_MS),
-            });
-        }
-        inbox.next_id += 1;
-        let sequence = sequence(inbox.next_id);
-        inbox.arrived.push_back(sequence);
-        Stats::set(&shared.stats.waiting, inbox.arrived.len() + inbox.taken);
-        drop(inbox);
-        shared.changed.notify_one();
-        Ok(())
     }
 }
 
@@ -227,107 +250,32 @@ impl Drop for Handle {
     }
 }
 
-/// What the handles and the engine thread have in common.
-pub(crate) struct Shared {
-    pub(crate) stats: Stats,
-    inbox: Mutex<Inbox>,
-    changed: Condvar,
-    has_ended: Condvar,
-    #[cfg(test)]
-    pub(crate) fault: std::sync::atomic::AtomicBool,
-}
-
-struct Inbox {
-    arrived: VecDeque<Sequence>,
-    /// Requests that the engine thread took and has not admitted.
-    taken: usize,
-    next_id: u64,
-    stop: Stop,
-    ended: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Stop {
-    No,
-    Drain,
-    Now,
-}
-
-impl Shared {
-    pub(crate) fn new(options: &EngineOptions) -> Self {
-        let arrived = VecDeque::with_capacity(options.queue_requests + options.max_sequences);
-        Self {
-            stats: Stats::default(),
-            inbox: Mutex::new(Inbox { arrived, taken: 0, next_id: 0, stop: Stop::No, ended: false }),
-            changed: Condvar::new(),
-            has_ended: Condvar::new(),
-            #[cfg(test)]
-            fault: Default::default(),
-        }
-    }
-
-    /// Moves what arrived behind `waiting`. Sleeps first while there is nothing to do (`idle`) and nothing came.
-    pub(crate) fn collect(&self, waiting: &mut VecDeque<Sequence>, idle: bool) -> Stop {
-        let mut inbox = self.lock();
-        while idle && inbox.arrived.is_empty() && inbox.stop == Stop::No {
-            inbox = self.changed.wait(inbox).unwrap_or_else(PoisonError::into_inner);
-        }
-        waiting.append(&mut inbox.arrived);
-        inbox.taken = waiting.len();
-        inbox.stop
-    }
-
-    /// Sleeps until something arrives, at most `timeout`.
-    pub(crate) fn wait(&self, timeout: Duration) {
-        let inbox = self.lock();
-        if inbox.arrived.is_empty() && inbox.stop != Stop::Now {
-            drop(self.changed.wait_timeout(inbox, timeout));
-        }
-    }
-
-    pub(crate) fn set_waiting(&self, taken: usize) {
-        let mut inbox = self.lock();
-        inbox.taken = taken;
-        Stats::set(&self.stats.waiting, inbox.arrived.len() + taken);
-    }
-
-    fn stop(&self, stop: Stop) {
-        let mut inbox = self.lock();
-        inbox.stop = inbox.stop.max(stop);
-        drop(inbox);
-        self.changed.notify_one();
-    }
-
-    /// No state behind this lock can be half-written, so a panic elsewhere does not matter.
-    fn lock(&self) -> MutexGuard<'_, Inbox> {
-        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    #[cfg(test)]
-    pub(crate) fn injected_fault(&self) {
-        assert!(!self.fault.swap(false, Ordering::SeqCst), "an injected fault");
-    }
-}
-
-/// Tells the handles that the thread is gone, also when it panics. Dropping what arrived closes those streams.
-struct EndOfThread(Arc<Shared>);
-
-impl Drop for EndOfThread {
-    fn drop(&mut self) {
-        let mut inbox = self.0.lock();
-        inbox.ended = true;
-        inbox.stop = Stop::Now;
-        inbox.arrived.clear();
-        for gauge in [&self.0.stats.waiting, &self.0.stats.running, &self.0.stats.pages_used] {
-            gauge.store(0, Ordering::Relaxed);
-        }
-        self.0.has_ended.notify_all();
-    }
+/// The store of this way of computing, where one is wanted. A model without a digest (a synthetic one) has none: its pages
+/// could be taken for another's.
+fn open_store(
+    model: &Model,
+    options: &EngineOptions,
+    shared: &Arc<Shared>,
+) -> Result<Option<PrefixStore>, EngineError> {
+    let (Some(dir), Some(digest), true) = (&options.prefix_dir, model.digest(), options.prefix_cache) else {
+        return Ok(None);
+    };
+    let page_bytes = KvCache::page_bytes(model.config(), options.kv_format);
+    let identity = format!(
+        "model {digest}\nnumerics {NUMERICS} {} {}\ncache {:?} {page_bytes}\nrope {:?}",
+        env!("CARGO_PKG_VERSION"),
+        model.ops().isa(),
+        options.kv_format,
+        model.config().rope,
+    );
+    PrefixStore::open(dir, Digest::of(identity.as_bytes()), page_bytes, options.prefix_disk_bytes, Arc::clone(shared))
+        .map(Some)
+        .map_err(|source| EngineError::PrefixDir { dir: dir.clone(), source })
 }
 
 /// How many pages the cache gets.
 fn cache_pages(model: &Model, options: &EngineOptions, context_tokens: usize) -> Result<usize, EngineError> {
-    let page_bytes = KvCache::page_bytes(model.config(), KvFormat::F16);
+    let page_bytes = KvCache::page_bytes(model.config(), options.kv_format);
     let context_pages = context_tokens.div_ceil(PAGE_TOKENS);
     let cache_bytes = match options.cache_bytes {
         0 => {
@@ -343,12 +291,10 @@ fn cache_pages(model: &Model, options: &EngineOptions, context_tokens: usize) ->
     }
 }
 
+/// Raised with every change that gives a key or a value other bits: pages on disk from before are not used then.
+const NUMERICS: u32 = 1;
 /// Events that a reader may be behind before its sequence pauses.
 const EVENTS: usize = 64;
-/// As the protocols allow.
-const MOST_LOGPROBS: u8 = 20;
-const SHORTEST_RETRY_MS: u64 = 100;
-const LONGEST_RETRY_MS: u64 = 60_000;
 /// Where nobody said how much the cache may take: the context is lowered rather than a laptop filled.
 const DEFAULT_CACHE_LIMIT_BYTES: usize = 4 << 30;
 
@@ -380,7 +326,7 @@ mod tests {
             std::iter::from_fn(|| events.blocking_recv()).collect::<Vec<_>>()
         };
         let before = submit();
-        engine.handle.shared.fault.store(true, Ordering::SeqCst);
+        engine.handle.shared.fault.store(true, std::sync::atomic::Ordering::SeqCst);
         let failed = submit();
         let [Event::Failed(message)] = failed.as_slice() else { panic!("{failed:?}") };
         assert_eq!(message, "the forward pass failed: an injected fault; this is a bug, please report it");

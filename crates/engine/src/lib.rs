@@ -5,17 +5,25 @@
 //! request's tokens depend on the model, the prompt, the sampling and the seed, and on nothing else.
 #![forbid(unsafe_code)]
 
+mod budget;
 mod engine;
+mod generation;
 mod pages;
+mod pin;
+mod prefix_store;
 pub mod request;
 mod sampling;
 mod scheduler;
 mod sequence;
+mod shared;
 mod stats;
+mod trace;
 
 pub use engine::{Engine, EngineError};
+pub use pin::{Pin, PinError};
 pub use request::{
-    Constraint, ConstraintError, EngineOptions, Event, FinishReason, Request, Sampling, Stream, SubmitError,
-    TokenLogprob, TokenMask, Usage,
+    Choice, Constraint, ConstraintError, EngineOptions, Event, FinishReason, Request, Sampling, Stream, SubmitError,
+    TokenLogprob, TokenMask, TopLogprobs, Usage,
 };
 pub use stats::Stats;
+pub use trace::StepTrace;

@@ -1,12 +1,16 @@
 //! What goes into the engine and what comes out: requests, events, errors. Everything here is plain data, so that
 //! `server` and tests can build it without knowing the scheduler.
 
+use std::fmt;
+use std::ops::Deref;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use falaj_kernels::KvFormat;
 use tokio::sync::mpsc;
 
-/// One generation. `n > 1` is several requests with seeds of their own; the prefix cache shares their prompt.
+/// One generation. For several of one prompt: [`crate::Engine::submit_choices`].
 pub struct Request {
     /// Prompt tokens, special tokens included. At least one.
     pub prompt: Vec<u32>,
@@ -23,6 +27,12 @@ pub struct Request {
     pub cache_salt: u64,
     /// `Some(k)`: report the chosen token's log-probability and the `k` most likely (k <= 20).
     pub logprobs: Option<u8>,
+}
+
+/// What a further continuation of a prompt has of its own.
+pub struct Choice {
+    pub seed: u64,
+    pub constraint: Option<Box<dyn Constraint>>,
 }
 
 /// How the next token is drawn. Greedy when `temperature == 0`. Order: penalties and bias, constraint, temperature,
@@ -73,7 +83,49 @@ pub enum Event {
 pub struct TokenLogprob {
     pub logprob: f32,
     /// Most likely first.
-    pub top: Vec<(u32, f32)>,
+    pub top: TopLogprobs,
+}
+
+/// Up to 20 tokens with their log-probabilities, in place: a decoded token allocates nothing.
+#[derive(Clone, Copy, Default)]
+pub struct TopLogprobs {
+    len: u8,
+    tokens: [(u32, f32); MOST_LOGPROBS as usize],
+}
+
+/// As the protocols allow.
+pub(crate) const MOST_LOGPROBS: u8 = 20;
+
+impl Deref for TopLogprobs {
+    type Target = [(u32, f32)];
+
+    fn deref(&self) -> &[(u32, f32)] {
+        &self.tokens[..usize::from(self.len)]
+    }
+}
+
+impl FromIterator<(u32, f32)> for TopLogprobs {
+    /// Takes the first 20.
+    fn from_iter<I: IntoIterator<Item = (u32, f32)>>(items: I) -> Self {
+        let mut top = Self::default();
+        for (place, item) in top.tokens.iter_mut().zip(items) {
+            *place = item;
+            top.len += 1;
+        }
+        top
+    }
+}
+
+impl PartialEq for TopLogprobs {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl fmt::Debug for TopLogprobs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,9 +227,18 @@ pub struct EngineOptions {
     pub queue_requests: usize,
     /// Rows of one step: decode rows plus prompt chunks.
     pub step_tokens: usize,
+    /// While streams run, prompts take no more of a step than keeps it within this, as measured. 0: no bound.
+    pub step_ms: usize,
     /// Lower the model's context to this. 0: the model's own.
     pub context_tokens: usize,
     pub prefix_cache: bool,
+    /// Keeps pages of the prefix cache in this directory across restarts. `None`: in memory only. It holds what prompts
+    /// said, as keys and values; give it the protection that prompts have.
+    pub prefix_dir: Option<PathBuf>,
+    /// Most bytes there; the least recently used go first.
+    pub prefix_disk_bytes: u64,
+    /// How keys and values are kept.
+    pub kv_format: KvFormat,
 }
 
 impl Default for EngineOptions {
@@ -187,9 +248,13 @@ impl Default for EngineOptions {
             cache_bytes: 0,
             max_sequences: 32,
             queue_requests: 128,
-            step_tokens: 256,
+            step_tokens: 512,
+            step_ms: 200,
             context_tokens: 0,
             prefix_cache: true,
+            prefix_dir: None,
+            prefix_disk_bytes: 4 << 30,
+            kv_format: KvFormat::F16,
         }
     }
 }

@@ -1,19 +1,24 @@
 //! From logits to a token. The result depends on the logits, the parameters, the tokens so far, the seed and the output
 //! position, and on nothing else: candidates have one total order and sums run in f64 in that order.
 
+mod select;
+
 use std::cmp::Ordering;
-use std::collections::HashMap;
 
 use falaj_kernels::Ops;
 
 use crate::request::{Sampling, TokenLogprob, TokenMask};
+use select::{Select, reached, sum};
 
-/// Buffers for drawing tokens of one vocabulary.
+/// Buffers for drawing tokens of one vocabulary. They take memory as far as draws use them.
 pub struct Sampler {
     ops: Ops,
+    /// (V): logits as penalties and masks change them.
+    changed: Vec<f32>,
+    probabilities: Vec<f32>,
     /// (logit or probability, token), as filled and ordered by the last draw.
     candidates: Vec<(f32, u32)>,
-    probabilities: Vec<f32>,
+    select: Select,
 }
 
 /// What came out of one draw.
@@ -42,45 +47,81 @@ pub struct Draw<'a> {
     pub logprobs: Option<u8>,
 }
 
-/// Which tokens occurred, for the penalties: token → occurrences among generated ones (0: only in the prompt). Stays empty
-/// when no penalty asks for it.
+/// Which tokens occurred, for the penalties: (token, occurrences among generated ones; 0: only in the prompt), by token.
+/// Stays empty when no penalty asks for it.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
-    tokens: HashMap<u32, u32>,
+    tokens: Vec<(u32, u32)>,
     wanted: bool,
 }
 
 impl Seen {
-    pub fn new(sampling: &Sampling, prompt: &[u32]) -> Self {
+    /// With room for `max_tokens` further tokens.
+    pub fn new(sampling: &Sampling, prompt: &[u32], max_tokens: usize) -> Self {
         let wanted =
             sampling.repetition_penalty != 1.0 || sampling.presence_penalty != 0.0 || sampling.frequency_penalty != 0.0;
-        let tokens = if wanted { prompt.iter().map(|token| (*token, 0)).collect() } else { HashMap::new() };
+        let mut tokens = Vec::new();
+        if wanted {
+            tokens.extend(prompt.iter().map(|token| (*token, 0)));
+            tokens.sort_unstable();
+            tokens.dedup();
+            tokens.reserve_exact(max_tokens);
+        }
         Self { tokens, wanted }
     }
 
-    pub fn generated(&mut self, token: u32) {
+    pub fn clone_with_room(&self, max_tokens: usize) -> Self {
+        let mut clone = self.clone();
         if self.wanted {
-            *self.tokens.entry(token).or_default() += 1;
+            clone.tokens.reserve_exact(max_tokens);
+        }
+        clone
+    }
+
+    pub fn generated(&mut self, token: u32) {
+        if !self.wanted {
+            return;
+        }
+        match self.tokens.binary_search_by_key(&token, |(token, _)| *token) {
+            Ok(place) => self.tokens[place].1 += 1,
+            Err(place) => self.tokens.insert(place, (token, 1)),
         }
     }
 }
 
 impl Sampler {
     pub fn new(vocab_size: usize, ops: Ops) -> Self {
-        Self { ops, candidates: Vec::with_capacity(vocab_size), probabilities: Vec::with_capacity(vocab_size) }
+        Self {
+            ops,
+            changed: Vec::with_capacity(vocab_size),
+            probabilities: Vec::with_capacity(vocab_size),
+            candidates: Vec::with_capacity(vocab_size),
+            select: Select::with_capacity(vocab_size),
+        }
     }
 
-    /// Draws one token; `logits` (V) are changed by penalties and masks.
-    pub fn draw(&mut self, logits: &mut [f32], draw: &Draw) -> Drawn {
-        penalise(logits, draw.sampling, draw.seen);
-        // Without a branch per value, for this runs over the whole vocabulary. NaN and +∞ are not below +∞.
-        if logits
-            .iter()
-            .fold(false, |bad, logit| bad | !matches!(logit.partial_cmp(&f32::INFINITY), Some(Ordering::Less)))
-        {
+    /// Draws one token from `logits` (V).
+    pub fn draw(&mut self, logits: &[f32], draw: &Draw) -> Drawn {
+        let penalised = !draw.seen.tokens.is_empty() || !draw.sampling.logit_bias.is_empty();
+        if !penalised && draw.allowed.is_none() && draw.forbidden.is_empty() {
+            return self.draw_from(logits, draw, all_below_infinity(logits));
+        }
+        let mut changed = std::mem::take(&mut self.changed);
+        changed.clear();
+        changed.extend_from_slice(logits);
+        penalise(&mut changed, draw.sampling, draw.seen);
+        // Also what is about to be masked must be a number: the model is damaged, whatever the mask.
+        let numbers = all_below_infinity(&changed);
+        mask(&mut changed, draw);
+        let drawn = self.draw_from(&changed, draw, numbers);
+        self.changed = changed;
+        drawn
+    }
+
+    fn draw_from(&mut self, logits: &[f32], draw: &Draw, numbers: bool) -> Drawn {
+        if !numbers {
             return Drawn::NotANumber;
         }
-        mask(logits, draw);
         let best = self.ops.argmax(logits);
         if logits.get(best).is_none_or(|logit| *logit == f32::NEG_INFINITY) {
             return Drawn::Nothing;
@@ -95,42 +136,76 @@ impl Sampler {
 
     fn random(&mut self, logits: &[f32], best: usize, draw: &Draw) -> u32 {
         let Sampling { temperature, top_k, top_p, min_p, seed, .. } = *draw.sampling;
-        let top_k = top_k.map_or(usize::MAX, |k| k as usize);
-        self.list(logits);
-        if top_k > 0 && top_k < self.candidates.len() {
-            order_first(&mut self.candidates, top_k);
-            self.candidates.truncate(top_k);
-        }
+        let drawn_at = uniform(seed, draw.position);
         // From the largest down, so that a tiny temperature gives 0 and not infinity.
         let max = logits[best];
+        let scaled = |logit: &f32| (logit - max) / temperature;
         self.probabilities.clear();
-        self.probabilities.extend(self.candidates.iter().map(|(logit, _)| (logit - max) / temperature));
-        self.ops.softmax(&mut self.probabilities);
-        for (candidate, probability) in self.candidates.iter_mut().zip(&self.probabilities) {
-            candidate.0 = *probability;
+        let top_k = top_k.map_or(usize::MAX, |k| k as usize);
+        let cut = top_k > 0 && top_k < logits.len();
+        if cut {
+            self.select.largest(logits, top_k, &mut self.candidates);
+            self.probabilities.extend(self.candidates.iter().map(|(logit, _)| scaled(logit)));
+        } else {
+            self.probabilities.extend(logits.iter().map(scaled));
         }
-        let most = self.probabilities.iter().fold(0.0, |most: f32, probability| most.max(*probability));
-        if top_p < 1.0 {
-            let total: f64 = self.candidates.iter().map(|candidate| f64::from(candidate.0)).sum();
-            let kept = nucleus(&mut self.candidates, f64::from(top_p) * total);
-            self.candidates.truncate(kept);
+        self.ops.softmax(&mut self.probabilities);
+        if cut {
+            for (candidate, probability) in self.candidates.iter_mut().zip(&self.probabilities) {
+                candidate.0 = *probability;
+            }
+        }
+        let least = min_p.min(1.0) * self.probabilities.iter().fold(0.0, |most: f32, value| most.max(*value));
+        match (cut, top_p < 1.0, min_p > 0.0) {
+            (true, true, _) => {
+                let target = f64::from(top_p) * sum(&self.probabilities);
+                let kept = nucleus(&self.candidates, target).unwrap_or(self.candidates.len());
+                self.candidates.truncate(kept);
+            }
+            (false, true, _) => self.nucleus_of_all(f64::from(top_p)),
+            (false, false, true) => {
+                self.candidates.clear();
+                let likely = self.probabilities.iter().copied().zip(0..).filter(|(value, _)| *value >= least);
+                self.candidates.extend(likely);
+            }
+            (false, false, false) => {
+                let target = drawn_at * sum(&self.probabilities);
+                return reached(&self.probabilities, target).unwrap_or(best) as u32;
+            }
+            (true, false, _) => {}
         }
         if min_p > 0.0 {
-            let least = min_p.min(1.0) * most;
             self.candidates.retain(|candidate| candidate.0 >= least);
         }
 
         let total: f64 = self.candidates.iter().map(|candidate| f64::from(candidate.0)).sum();
-        let target = uniform(seed, draw.position) * total;
-        let (mut sum, mut drawn) = (0.0, best as u32);
+        let target = drawn_at * total;
+        let (mut running, mut drawn) = (0.0, best as u32);
         for &(probability, token) in self.candidates.iter().filter(|candidate| candidate.0 > 0.0) {
-            sum += f64::from(probability);
+            running += f64::from(probability);
             drawn = token;
-            if sum > target {
+            if running > target {
                 break;
             }
         }
         drawn
+    }
+
+    /// Makes as many of the most likely tokens candidates as it takes for `top_p` of all probability. Looks at a few first:
+    /// they are nearly always enough.
+    fn nucleus_of_all(&mut self, top_p: f64) {
+        let target = top_p * sum(&self.probabilities);
+        let mut count = 64;
+        loop {
+            self.select.largest(&self.probabilities, count, &mut self.candidates);
+            if let Some(kept) = nucleus(&self.candidates, target) {
+                return self.candidates.truncate(kept);
+            }
+            if count >= self.probabilities.len() {
+                return;
+            }
+            count *= 8;
+        }
     }
 
     fn logprob(&mut self, logits: &[f32], best: usize, token: u32, count: usize) -> TokenLogprob {
@@ -139,25 +214,21 @@ impl Sampler {
         self.ops.softmax(&mut self.probabilities);
         // ln Σ e^l = l_best − ln p_best
         let log_sum = logits[best] - falaj_kernels::ln(self.probabilities[best]);
-        self.list(logits);
-        let count = count.min(self.candidates.len());
-        order_first(&mut self.candidates, count);
+        self.select.largest(logits, count, &mut self.candidates);
         TokenLogprob {
             logprob: logits[token as usize] - log_sum,
-            top: self.candidates[..count].iter().map(|(logit, token)| (*token, logit - log_sum)).collect(),
+            top: self.candidates.iter().map(|(logit, token)| (*token, logit - log_sum)).collect(),
         }
-    }
-
-    /// Makes all tokens that are not masked candidates, with their logits.
-    fn list(&mut self, logits: &[f32]) {
-        self.candidates.clear();
-        let present = logits.iter().zip(0..).filter(|(logit, _)| **logit > f32::NEG_INFINITY);
-        self.candidates.extend(present.map(|(logit, token)| (*logit, token)));
     }
 }
 
+/// Without a branch per value, for this runs over the whole vocabulary. NaN and +∞ are not below +∞.
+fn all_below_infinity(logits: &[f32]) -> bool {
+    !logits.iter().fold(false, |bad, logit| bad | !matches!(logit.partial_cmp(&f32::INFINITY), Some(Ordering::Less)))
+}
+
 fn penalise(logits: &mut [f32], sampling: &Sampling, seen: &Seen) {
-    for (&token, &count) in &seen.tokens {
+    for &(token, count) in &seen.tokens {
         let Some(logit) = logits.get_mut(token as usize) else { continue };
         if sampling.repetition_penalty != 1.0 {
             let penalty = sampling.repetition_penalty;
@@ -176,11 +247,16 @@ fn penalise(logits: &mut [f32], sampling: &Sampling, seen: &Seen) {
 
 fn mask(logits: &mut [f32], draw: &Draw) {
     if let Some(allowed) = draw.allowed {
-        for (token, logit) in logits.iter_mut().enumerate() {
-            if !allowed.contains(token as u32) {
-                *logit = f32::NEG_INFINITY;
+        for (logits, word) in logits.chunks_mut(32).zip(&allowed.words) {
+            // Whole words of a grammar's mask are mostly clear.
+            for (bit, logit) in logits.iter_mut().enumerate() {
+                if word >> bit & 1 == 0 {
+                    *logit = f32::NEG_INFINITY;
+                }
             }
         }
+        let known = (allowed.words.len() * 32).min(logits.len());
+        logits[known..].fill(f32::NEG_INFINITY);
     }
     for &token in draw.forbidden {
         if let Some(logit) = logits.get_mut(token as usize) {
@@ -189,40 +265,14 @@ fn mask(logits: &mut [f32], draw: &Draw) {
     }
 }
 
-/// Puts the `count` most likely candidates first, in order.
-fn order_first(candidates: &mut [(f32, u32)], count: usize) {
-    if count == 0 {
-        return;
-    }
-    if count < candidates.len() {
-        candidates.select_nth_unstable_by(count - 1, more_likely);
-    }
-    candidates[..count].sort_unstable_by(more_likely);
-}
-
-/// Orders as many candidates as it takes for their weights to reach `target`, and returns how many these are (at least one).
-/// Looks at a few first: sorting a whole vocabulary costs more than a small model's forward pass.
-fn nucleus(candidates: &mut [(f32, u32)], target: f64) -> usize {
-    let (mut ordered, mut sum) = (0, 0.0);
-    let mut next = 64;
-    while ordered < candidates.len() {
-        let count = next.min(candidates.len() - ordered);
-        order_first(&mut candidates[ordered..], count);
-        for candidate in &candidates[ordered..ordered + count] {
-            ordered += 1;
-            sum += f64::from(candidate.0);
-            if sum >= target {
-                return ordered;
-            }
-        }
-        next *= 8;
-    }
-    ordered.max(1)
-}
-
-/// By weight, then by token: a total order, so that equal weights never depend on how a sort went about it.
-fn more_likely(a: &(f32, u32), b: &(f32, u32)) -> Ordering {
-    b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
+/// How many of the ordered candidates it takes for their weights to reach `target` (at least one); `None` if all do not.
+fn nucleus(candidates: &[(f32, u32)], target: f64) -> Option<usize> {
+    let mut sum = 0.0;
+    let reaches = |candidate: &(f32, u32)| {
+        sum += f64::from(candidate.0);
+        sum >= target
+    };
+    candidates.iter().position(reaches).map(|place| place + 1)
 }
 
 /// In [0, 1), 53 bits, from the seed and the output position alone.
@@ -246,9 +296,8 @@ mod tests {
     const LOGITS: [f32; 6] = [0.5, 2.0, -1.0, 2.0, 1.0, -3.0];
 
     fn draw_with(sampling: &Sampling, seen: &Seen, position: u64, logprobs: Option<u8>) -> Drawn {
-        let mut logits = LOGITS;
         Sampler::new(6, Ops::best())
-            .draw(&mut logits, &Draw { sampling, seen, position, allowed: None, forbidden: &[], logprobs })
+            .draw(&LOGITS, &Draw { sampling, seen, position, allowed: None, forbidden: &[], logprobs })
     }
 
     fn histogram(sampling: &Sampling) -> Vec<usize> {
@@ -303,14 +352,14 @@ mod tests {
             other => panic!("{other:?}"),
         };
         let presence = Sampling { presence_penalty: 0.5, ..greedy.clone() };
-        let mut seen = Seen::new(&presence, &[3]);
+        let mut seen = Seen::new(&presence, &[3], 1);
         assert_eq!(token(&presence, &seen), 1);
         seen.generated(1);
         assert_eq!(token(&presence, &seen), 3);
         let repetition = Sampling { repetition_penalty: 4.0, ..greedy.clone() };
-        assert_eq!(token(&repetition, &Seen::new(&repetition, &[1, 3])), 4);
+        assert_eq!(token(&repetition, &Seen::new(&repetition, &[1, 3], 0)), 4);
         let frequency = Sampling { frequency_penalty: 0.6, ..greedy.clone() };
-        let mut seen = Seen::new(&frequency, &[]);
+        let mut seen = Seen::new(&frequency, &[], 4);
         [1, 1, 3, 3].iter().for_each(|token| seen.generated(*token));
         assert_eq!(token(&frequency, &seen), 4);
         assert_eq!(token(&Sampling { logit_bias: vec![(5, 100.0), (99, 1.0)], ..greedy }, &Seen::default()), 5);
@@ -325,10 +374,7 @@ mod tests {
         let mut draw = |mask: &TokenMask, forbidden: &[u32], logits: [f32; 6]| {
             let allowed = Some(mask);
             let logprobs = None;
-            sampler.draw(
-                &mut logits.clone(),
-                &Draw { sampling: &sampling, seen: &seen, position: 0, allowed, forbidden, logprobs },
-            )
+            sampler.draw(&logits, &Draw { sampling: &sampling, seen: &seen, position: 0, allowed, forbidden, logprobs })
         };
         assert_eq!(draw(&mask, &[], LOGITS), Drawn::Nothing);
         mask.insert(5);

@@ -1,53 +1,113 @@
-//! The engine thread: each turn takes in what arrived, drops what nobody waits for, admits, fills one batch (single decode
-//! rows first, then prompt chunks), runs it, and hands out what came of it. Nothing here depends on time but the estimate of
-//! how long a queue takes.
+//! The engine thread: each turn takes in what arrived, drops what nobody waits for, admits, plans one step (`plan.rs`), runs it,
+//! and hands out what came of it. Time decides how much of a step prompts get, never what comes of a row.
+
+mod plan;
+mod prefixes;
+mod turns;
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use falaj_model::{Batch, KvCache, Model, PAGE_TOKENS, Want, Workspace};
+use falaj_kernels::Ops;
+use falaj_model::{Batch, KvCache, Model, PAGE_TOKENS, Workspace};
 
-use crate::engine::{Shared, Stop};
+use crate::budget::Budget;
+use crate::generation::Ending;
 use crate::pages::{Pages, Parent};
-use crate::request::{Event, FinishReason, TokenMask};
-use crate::sampling::{Draw, Drawn, Sampler};
-use crate::sequence::{Generation, Pooling, Sequence, Work};
+use crate::prefix_store::PrefixStore;
+use crate::request::{EngineOptions, FinishReason};
+use crate::sequence::{Sequence, Work};
+use crate::shared::{Shared, Stop, locks_held, take_lock_time};
 use crate::stats::Stats;
+use crate::trace::StepTrace;
+use turns::Turns;
 
 /// Everything that the engine thread owns.
 pub(crate) struct Scheduler {
-    pub(crate) model: Arc<Model>,
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) workspace: Workspace,
-    pub(crate) cache: KvCache,
-    pub(crate) pages: Pages,
-    pub(crate) max_sequences: usize,
-    pub(crate) waiting: VecDeque<Sequence>,
+    model: Arc<Model>,
+    shared: Arc<Shared>,
+    workspace: Workspace,
+    cache: KvCache,
+    pages: Pages,
+    budget: Budget,
+    max_sequences: usize,
+    waiting: VecDeque<Sequence>,
     /// In order of arrival.
-    pub(crate) running: Vec<Sequence>,
-    pub(crate) batch: Batch,
-    pub(crate) sampler: Sampler,
-    pub(crate) mask: TokenMask,
-    pub(crate) last_finish: Option<Instant>,
-    /// Pages that the step being filled will make known.
-    pub(crate) coming: Vec<(Parent, [u32; PAGE_TOKENS])>,
+    running: Vec<Sequence>,
+    batch: Batch,
+    turns: Turns,
+    last_finish: Option<Instant>,
+    store: Option<PrefixStore>,
+    /// Sequences that have ended and whose pages stay.
+    pinned: Vec<Sequence>,
+    unpinned: Vec<u64>,
+    /// Pages that the step being planned will make known.
+    coming: Vec<(Parent, [u32; PAGE_TOKENS])>,
+    /// The places in `running` of those that read their prompts.
+    prompts: Vec<usize>,
+    /// The step being planned.
+    step: StepTrace,
+    #[cfg(test)]
+    proposer: Option<tests::Proposer>,
 }
 
 impl Scheduler {
+    pub(crate) fn new(
+        model: Arc<Model>,
+        shared: Arc<Shared>,
+        workspace: Workspace,
+        cache: KvCache,
+        context_pages: usize,
+        store: Option<PrefixStore>,
+        options: &EngineOptions,
+    ) -> Self {
+        let max_sequences = options.max_sequences;
+        let pages = cache.pages();
+        // Sequences that share pages name them each.
+        let tables = (max_sequences + 1).saturating_mul(context_pages.min(pages));
+        let ops: Ops = *model.ops();
+        Self {
+            budget: Budget::new(options.step_tokens, options.step_ms),
+            turns: Turns::new(model.vocab_size(), ops, options.threads, max_sequences),
+            batch: Batch::with_capacity(workspace.max_rows(), tables),
+            pages: Pages::new(pages, options.prefix_cache),
+            waiting: VecDeque::with_capacity(options.queue_requests + max_sequences),
+            running: Vec::with_capacity(max_sequences),
+            coming: Vec::with_capacity(max_sequences),
+            prompts: Vec::with_capacity(max_sequences),
+            step: StepTrace::default(),
+            last_finish: None,
+            store,
+            pinned: Vec::new(),
+            unpinned: Vec::new(),
+            max_sequences,
+            model,
+            shared,
+            workspace,
+            cache,
+            #[cfg(test)]
+            proposer: None,
+        }
+    }
+
     /// Runs until it is told to stop, and, when draining, has nothing left to do.
     pub(crate) fn run(mut self) {
         let mut pause = SHORTEST_PAUSE;
         loop {
             let idle = self.waiting.is_empty() && self.running.is_empty();
-            let stop = self.shared.collect(&mut self.waiting, idle);
+            let stop = self.shared.collect(&mut self.waiting, &mut self.unpinned, idle);
+            let begun = Instant::now();
             if stop == Stop::Now {
                 self.fail_all("the engine is shutting down; send the request again later");
             }
+            self.unpin();
+            self.take_found();
             self.drop_abandoned();
             if stop != Stop::No && self.waiting.is_empty() && self.running.is_empty() {
+                self.release_pinned();
+                self.store_everything();
                 self.gauges();
                 return;
             }
@@ -55,220 +115,207 @@ impl Scheduler {
             self.fill();
             self.gauges();
             if self.batch.is_empty() {
+                if self.preempt_paused() {
+                    continue;
+                }
                 // Only readers that are behind: look again soon, and more seldom the longer it lasts.
                 self.shared.wait(pause);
                 pause = (pause * 2).min(LONGEST_PAUSE);
                 continue;
             }
             pause = SHORTEST_PAUSE;
+            self.step.choose = begun.elapsed();
             self.step();
             self.remove_ended();
             self.gauges();
+            self.step.locked = take_lock_time();
+            self.shared.trace.record(&self.step);
         }
     }
 
     fn drop_abandoned(&mut self) {
         let stats = &self.shared.stats;
         let mut drop_from = |sequence: &mut Sequence| {
-            let abandoned = sequence.is_abandoned();
+            let (abandoned, left) = sequence.drop_abandoned();
             if abandoned {
                 sequence.release(&mut self.pages);
-                Stats::add(&stats.cancelled, 1);
             }
+            Stats::add(&stats.cancelled, left);
             !abandoned
         };
         self.waiting.retain_mut(&mut drop_from);
         self.running.retain_mut(drop_from);
     }
 
-    /// First come, first served: the head of the queue is admitted when its whole prompt finds pages.
-    fn admit(&mut self) {
-        while self.running.len() < self.max_sequences
-            && let Some(mut sequence) = self.waiting.pop_front()
-        {
-            let queried = if sequence.preempted { 0 } else { sequence.tokens.len() };
-            let hit = sequence.reuse_prefix(&mut self.pages);
-            let missing = sequence.pages_needed() - sequence.pages.len();
-            // Those who run get one page more each before somebody new comes, or admission would only cause preemption.
-            if self.pages.available() < missing + self.running.len() {
-                sequence.release(&mut self.pages);
-                self.waiting.push_front(sequence);
-                return;
-            }
-            let allocated = std::iter::from_fn(|| self.pages.allocate()).take(missing);
-            sequence.pages.extend(allocated);
-            Stats::add(&self.shared.stats.prefix_query_tokens, queried);
-            count_hit(&self.shared.stats, &mut sequence, hit);
-            let place = self.running.partition_point(|other| other.id < sequence.id);
-            self.running.insert(place, sequence);
-        }
-    }
-
-    /// Chooses the rows of the next step: first those that decode, since they are few rows and each has somebody waiting
-    /// for its next token, then prompts in chunks.
-    fn fill(&mut self) {
-        self.batch.clear();
-        self.coming.clear();
-        self.extend_pages();
-        self.choose_rows();
-    }
-
-    /// The rows of those that can run.
-    fn choose_rows(&mut self) {
-        for sequence in &mut self.running {
-            sequence.rows = (0, 0);
-            if sequence.remaining() == 1 && sequence.can_run() {
-                push_rows(&mut self.batch, sequence, 1);
-            }
-        }
-        for sequence in &mut self.running {
-            let room = self.workspace.max_rows() - self.batch.rows();
-            if room == 0 {
-                break;
-            }
-            if sequence.rows.1 > 0 || !sequence.can_run() {
-                continue;
-            }
-            // Another request may have computed the same beginning since this one was admitted, or is just about to: then
-            // it is cheaper to wait for a step than to compute it twice.
-            let hit = sequence.reuse_prefix(&mut self.pages);
-            count_hit(&self.shared.stats, sequence, hit);
-            let next = sequence.next_page().filter(|_| self.pages.remembers());
-            if next.is_some_and(|next| matches!(sequence.work, Work::Generate(_)) && self.coming.contains(&next)) {
-                continue;
-            }
-            push_rows(&mut self.batch, sequence, room);
-            if sequence.rows.1 >= PAGE_TOKENS {
-                self.coming.extend(next);
-            }
-        }
-    }
-
-    /// Gives every sequence the page that its next row needs. Where there is none, who came last is sent back to the queue.
-    fn extend_pages(&mut self) {
-        let mut number = 0;
-        while let Some(sequence) = self.running.get_mut(number) {
-            if sequence.is_paused() || sequence.pages.len() >= sequence.pages_needed() {
-                number += 1;
-            } else if let Some(page) = self.pages.allocate() {
-                sequence.pages.push(page);
-            } else {
-                self.preempt_youngest();
-            }
-        }
-    }
-
-    fn preempt_youngest(&mut self) {
-        if let Some(mut youngest) = self.running.pop() {
-            youngest.release(&mut self.pages);
-            youngest.preempted = true;
-            Stats::add(&self.shared.stats.preemptions, 1);
-            // It came before everybody who waits, and after those preempted later in this step.
-            self.waiting.push_front(youngest);
-        }
-    }
-
     fn step(&mut self) {
-        let rows = self.batch.rows();
+        let begun = Instant::now();
+        self.step.step += 1;
+        self.step.locks_in_forward = locks_held();
         let forward = catch_unwind(AssertUnwindSafe(|| {
             #[cfg(test)]
             self.shared.injected_fault();
             self.model.forward(&mut self.workspace, &mut self.cache, &self.batch)
         }));
-        Stats::add(&self.shared.stats.steps, 1);
-        Stats::add(&self.shared.stats.batch_rows, rows);
+        self.step.forward = begun.elapsed();
         let failure = match forward {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error.to_string()),
             Err(panic) => Some(panic_message(&*panic)),
         };
-        if let Some(cause) = failure {
-            // Which pages were half written is unknown, so none is offered to others.
-            self.pages.forget_everything();
-            let message = format!("the forward pass failed: {cause}; this is a bug, please report it");
-            for sequence in self.running.iter_mut().filter(|sequence| sequence.rows.1 > 0) {
-                sequence.fail(&message);
-                Stats::add(&self.shared.stats.failed, 1);
+        match failure {
+            None => self.advance(),
+            Some(cause) => {
+                // Which pages were half written is unknown, so none is offered to others.
+                self.pages.forget_everything();
+                let message = format!("the forward pass failed: {cause}; this is a bug, please report it");
+                for sequence in self.running.iter_mut().filter(|sequence| sequence.rows.count > 0) {
+                    fail(&self.shared.stats, sequence, &message);
+                }
+                self.pin_again();
             }
-            return;
         }
-        for number in 0..self.running.len() {
-            if self.running[number].rows.1 == 0 {
-                continue;
+        let took = begun.elapsed();
+        self.step.sample = took.saturating_sub(self.step.forward);
+        let (prompt_rows, decode_rows) = (self.step.prompt_rows as usize, self.step.decode_rows as usize);
+        self.budget.observe(decode_rows, prompt_rows, took);
+        let stats = &self.shared.stats;
+        Stats::add(&stats.steps, 1);
+        Stats::add(&stats.batch_rows, self.batch.rows());
+        Stats::add(&stats.prompt_rows, prompt_rows);
+        Stats::add(&stats.step_us, (self.step.choose + took).as_micros() as usize);
+    }
+
+    /// Takes what the step computed.
+    fn advance(&mut self) {
+        self.share_prompts();
+        for sequence in self.running.iter_mut().filter(|sequence| sequence.rows.outputs > 0) {
+            match std::mem::replace(&mut sequence.work, Work::Away) {
+                Work::Generate(generation) => self.turns.add(generation, sequence.rows),
+                work => sequence.work = work,
             }
-            // A constraint is foreign code: when it panics, its request fails and the others go on.
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.advance(number))) {
-                let message =
-                    format!("the request failed: {}; this is a bug, please report it", panic_message(&*panic));
-                self.fail(number, &message);
+        }
+        self.turns.draw(&self.workspace);
+        let mut drawn = 0;
+        for number in 0..self.running.len() {
+            let sequence = &mut self.running[number];
+            if matches!(sequence.work, Work::Away)
+                && let Some(generation) = self.turns.take(drawn)
+            {
+                sequence.work = Work::Generate(generation);
+                drawn += 1;
+            }
+            if sequence.rows.count > 0 {
+                self.advance_one(number);
             }
         }
     }
 
-    /// Takes what the step computed for one sequence.
-    fn advance(&mut self, number: usize) {
+    /// Sequences whose prompt this step completes and that stand for several choices become as many sequences, which share
+    /// its pages and the row of logits.
+    fn share_prompts(&mut self) {
+        let mut number = 0;
+        while let Some(sequence) = self.running.get_mut(number) {
+            number += 1;
+            let rows = sequence.rows;
+            let Some(generation) = sequence.generation() else { continue };
+            if rows.outputs == 0 || generation.siblings.is_empty() {
+                continue;
+            }
+            let siblings = std::mem::take(&mut generation.siblings);
+            for (place, sibling) in siblings.into_iter().enumerate() {
+                let leader = &self.running[number - 1];
+                let id = leader.id + 1 + place as u64;
+                sibling.count_hit(leader.prompt_tokens);
+                if self.running.len() < self.max_sequences {
+                    let fork = leader.fork(id, Box::new(sibling), &mut self.pages);
+                    self.running.insert(number + place, fork);
+                } else {
+                    // It finds the full pages in the prefix cache when there is a place.
+                    let mut tokens = Vec::with_capacity(leader.tokens.len() + sibling.max_tokens);
+                    tokens.extend_from_slice(&leader.tokens);
+                    let mut later = Sequence::new(id, tokens, leader.salt, Work::Generate(Box::new(sibling)));
+                    later.preempted = true;
+                    self.waiting.push_front(later);
+                }
+            }
+        }
+    }
+
+    /// Takes what the step computed, and what was drawn from it, for one sequence.
+    fn advance_one(&mut self, number: usize) {
+        let stats = &self.shared.stats;
         let sequence = &mut self.running[number];
-        let (first_row, rows) = sequence.rows;
+        let rows = sequence.rows;
+        let complete = sequence.computed + sequence.turn >= sequence.tokens.len();
         let first_position = sequence.computed;
-        sequence.computed += rows;
-        sequence.publish(&mut self.pages);
-        let complete = sequence.remaining() == 0;
         match &mut sequence.work {
             Work::Embed(pooling) => {
-                for (row, position) in (first_row..first_row + rows).zip(first_position..) {
+                for (row, position) in (rows.first..rows.first + rows.count).zip(first_position..) {
                     pooling.add(position, self.workspace.hidden(row).unwrap_or_default());
                 }
+                sequence.computed += rows.count;
                 if complete {
                     pooling.reply();
                     sequence.ended = true;
-                    self.count_end();
+                    self.count_end(1);
                 }
             }
-            Work::Generate(generation) if complete => {
-                if generation.max_tokens == 0 {
-                    return self.finish(number, FinishReason::Length);
-                }
-                let Some(logits) = self.workspace.logits(first_row + rows - 1) else { return };
-                match generation.next(logits, &mut self.sampler, &mut self.mask) {
-                    Next::Token { token, last } => {
-                        Stats::add(&self.shared.stats.generated_tokens, 1);
-                        if last {
-                            self.finish(number, FinishReason::Length);
-                        } else {
-                            sequence.tokens.push(token);
-                        }
+            Work::Generate(generation) if rows.outputs > 0 => {
+                Stats::add(&stats.generated_tokens, generation.drawn.len());
+                Stats::add(&stats.proposed_rows, rows.outputs - 1);
+                Stats::add(&stats.accepted_rows, generation.verified.saturating_sub(1));
+                // Rows after a proposal that was wrong count for nothing: their slots are written again.
+                sequence.computed += rows.count - rows.outputs + generation.verified;
+                sequence.tokens.extend_from_slice(&generation.drawn);
+                generation.proposed.clear();
+                match generation.ending.take() {
+                    Some(Ending::Failed(message)) => fail(stats, sequence, &message),
+                    Some(Ending::Finished(reason)) => {
+                        sequence.finish(reason);
+                        self.publish(number);
+                        self.count_end(1);
                     }
-                    Next::Stop => self.finish(number, FinishReason::Stop),
-                    Next::Failed(message) => self.fail(number, &message),
+                    None => self.publish(number),
                 }
             }
-            Work::Generate(_) => {}
+            Work::Generate(_) => {
+                sequence.computed += rows.count;
+                // Nothing was asked for but the prompt.
+                let requests = sequence.requests();
+                self.publish(number);
+                if complete {
+                    self.running[number].finish(FinishReason::Length);
+                    self.count_end(requests);
+                }
+            }
+            Work::Away => {}
         }
     }
 
-    fn finish(&mut self, number: usize, reason: FinishReason) {
-        self.running[number].finish(reason);
-        self.count_end();
-    }
-
-    fn fail(&mut self, number: usize, message: &str) {
-        self.running[number].fail(message);
-        Stats::add(&self.shared.stats.failed, 1);
+    /// Makes full pages known, and gives those back that lie behind the window.
+    fn publish(&mut self, number: usize) {
+        let sequence = &mut self.running[number];
+        sequence.publish(&mut self.pages);
+        if let Some(window) = self.model.config().sliding_window {
+            sequence.give_back(window, &mut self.pages);
+        }
     }
 
     fn fail_all(&mut self, message: &str) {
         for mut sequence in self.waiting.drain(..).chain(self.running.drain(..)) {
             sequence.release(&mut self.pages);
-            sequence.fail(message);
-            Stats::add(&self.shared.stats.failed, 1);
+            fail(&self.shared.stats, &mut sequence, message);
         }
     }
 
     fn remove_ended(&mut self) {
-        for sequence in self.running.iter_mut().filter(|sequence| sequence.ended) {
-            sequence.release(&mut self.pages);
+        while let Some(place) = self.running.iter().position(|sequence| sequence.ended) {
+            let mut ended = self.running.remove(place);
+            match ended.pin {
+                true => self.keep_pinned(ended),
+                false => ended.release(&mut self.pages),
+            }
         }
-        self.running.retain(|sequence| !sequence.ended);
         if self.waiting.is_empty() && self.running.is_empty() {
             // The next request's wait says nothing about how fast a full engine is.
             self.last_finish = None;
@@ -276,9 +323,9 @@ impl Scheduler {
     }
 
     /// Keeps the smoothed time between two ends, which tells refused callers when a place may be free.
-    fn count_end(&mut self) {
+    fn count_end(&mut self, requests: usize) {
         let stats = &self.shared.stats;
-        Stats::add(&stats.finished, 1);
+        Stats::add(&stats.finished, requests);
         let now = Instant::now();
         if let Some(last) = self.last_finish.replace(now) {
             let interval = now.duration_since(last).as_micros() as u64;
@@ -294,126 +341,13 @@ impl Scheduler {
         let stats = &self.shared.stats;
         Stats::set(&stats.running, self.running.len());
         Stats::set(&stats.pages_used, self.pages.used());
-        self.shared.set_waiting(self.waiting.len());
+        self.shared.set_waiting(self.waiting.iter().map(Sequence::requests).sum());
     }
 }
 
-/// A preempted request finds pages that it made itself: these are not the caller's savings.
-fn count_hit(stats: &Stats, sequence: &mut Sequence, hit: usize) {
-    if sequence.preempted {
-        return;
-    }
-    Stats::add(&stats.prefix_hit_tokens, hit);
-    if let Work::Generate(generation) = &mut sequence.work {
-        generation.cached_tokens.fetch_add(hit as u32, Ordering::Relaxed);
-    }
-}
-
-/// Adds as many of a sequence's remaining rows as there is room for, up to a page's end where it goes on later: only full
-/// pages can be shared.
-fn push_rows(batch: &mut Batch, sequence: &mut Sequence, room: usize) {
-    let mut end = sequence.tokens.len();
-    if sequence.remaining() > room {
-        end = sequence.computed + room;
-        let page_end = end - end % PAGE_TOKENS;
-        if page_end > sequence.computed {
-            end = page_end;
-        }
-    }
-    let rows = end - sequence.computed;
-    batch.sequence(&sequence.pages[..end.div_ceil(PAGE_TOKENS)]);
-    sequence.rows = (batch.rows(), rows);
-    for position in sequence.computed..end {
-        let want = match &sequence.work {
-            Work::Embed(pooling) if position >= pooling.pooled => Want::Hidden,
-            Work::Generate(generation) if position + 1 == sequence.tokens.len() && generation.max_tokens > 0 => {
-                Want::Logits
-            }
-            _ => Want::Nothing,
-        };
-        batch.push(sequence.tokens[position], position as u32, want);
-    }
-}
-
-/// What a row of logits led to.
-enum Next {
-    Token { token: u32, last: bool },
-    Stop,
-    Failed(String),
-}
-
-impl Generation {
-    /// Draws the next token and sends it.
-    fn next(&mut self, logits: &mut [f32], sampler: &mut Sampler, mask: &mut TokenMask) -> Next {
-        if let Some(constraint) = &mut self.constraint {
-            mask.clear();
-            if let Err(error) = constraint.allowed(mask) {
-                return Next::Failed(error.to_string());
-            }
-        }
-        let drawn = sampler.draw(
-            logits,
-            &Draw {
-                sampling: &self.sampling,
-                seen: &self.seen,
-                position: self.generated as u64,
-                allowed: self.constraint.is_some().then_some(&*mask),
-                forbidden: if self.generated < self.min_tokens { &self.stop_tokens } else { &[] },
-                logprobs: self.logprobs,
-            },
-        );
-        let (token, logprob) = match drawn {
-            Drawn::Token { token, logprob } => (token, logprob),
-            Drawn::Nothing => return Next::Stop,
-            Drawn::NotANumber => {
-                return Next::Failed(
-                    "the model's scores are not numbers (NaN or infinite); its weights are damaged, verify the model"
-                        .to_owned(),
-                );
-            }
-        };
-        if let Some(constraint) = &mut self.constraint
-            && let Err(error) = constraint.accept(token)
-        {
-            return Next::Failed(error.to_string());
-        }
-        if self.stop_tokens.contains(&token) {
-            return Next::Stop;
-        }
-        self.generated += 1;
-        self.seen.generated(token);
-        // Room was checked before the row was scheduled; a closed channel is noticed at the next turn.
-        let _ = self.events.try_send(Event::Token { token, logprob });
-        Next::Token { token, last: self.generated >= self.max_tokens }
-    }
-}
-
-impl Pooling {
-    fn add(&mut self, position: usize, hidden: &[f32]) {
-        // A position that was pooled before a preemption is computed again, but counted once.
-        if position != self.pooled {
-            return;
-        }
-        if self.sum.is_empty() {
-            self.sum.resize(hidden.len(), 0.0);
-        }
-        for (sum, value) in self.sum.iter_mut().zip(hidden) {
-            *sum += value;
-        }
-        self.pooled += 1;
-    }
-
-    fn reply(&mut self) {
-        let count = self.pooled.max(1) as f32;
-        let mut mean = std::mem::take(&mut self.sum);
-        mean.iter_mut().for_each(|value| *value /= count);
-        if let Some(reply) = self.reply.take() {
-            let finite = mean.iter().all(|value| value.is_finite());
-            let not_numbers = || "the model's hidden states are not numbers; its weights are damaged, verify the model";
-            // A receiver that has just gone needs no reply.
-            let _ = reply.send(if finite { Ok(mean) } else { Err(not_numbers().to_owned()) });
-        }
-    }
+fn fail(stats: &Stats, sequence: &mut Sequence, message: &str) {
+    Stats::add(&stats.failed, sequence.requests());
+    sequence.fail(message);
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
@@ -425,65 +359,4 @@ const SHORTEST_PAUSE: Duration = Duration::from_micros(500);
 const LONGEST_PAUSE: Duration = Duration::from_millis(10);
 
 #[cfg(test)]
-mod tests {
-    use falaj_kernels::{KvFormat, Pool};
-    use falaj_model::synthetic::tiny_config;
-    use tokio::sync::mpsc;
-
-    use super::*;
-    use crate::request::{EngineOptions, Sampling};
-    use crate::sampling::Seen;
-
-    fn scheduler(pages: usize) -> Scheduler {
-        let model = Arc::new(falaj_model::synthetic(&tiny_config(50, 256), 0).unwrap());
-        Scheduler {
-            sampler: Sampler::new(model.vocab_size(), *model.ops()),
-            mask: TokenMask::new(model.vocab_size()),
-            shared: Arc::new(Shared::new(&EngineOptions::default())),
-            workspace: Workspace::new(&model, Pool::new(1), 32, 4).unwrap(),
-            cache: KvCache::new(model.config(), KvFormat::F16, pages).unwrap(),
-            pages: Pages::new(pages, true),
-            max_sequences: 3,
-            waiting: VecDeque::new(),
-            running: Vec::new(),
-            batch: Batch::default(),
-            last_finish: None,
-            coming: Vec::new(),
-            model,
-        }
-    }
-
-    /// A reader runs on another thread: it may make room between the moment when pages are given and the one when rows
-    /// are chosen. A sequence that was passed over for pages must not run then.
-    #[test]
-    fn a_reader_that_catches_up_in_mid_turn_waits_for_its_page() {
-        let mut scheduler = scheduler(4);
-        let (sender, mut events) = mpsc::channel(2);
-        sender.try_send(Event::Token { token: 1, logprob: None }).unwrap();
-        let generation = Generation {
-            sampling: Sampling::default(),
-            max_tokens: 100,
-            min_tokens: 0,
-            stop_tokens: Vec::new(),
-            constraint: None,
-            logprobs: None,
-            seen: Seen::default(),
-            generated: 1,
-            cached_tokens: Arc::default(),
-            events: sender,
-        };
-        // A full page is computed, and the next token would begin another.
-        let mut sequence = Sequence::new(1, vec![1; PAGE_TOKENS + 1], 0, Work::Generate(Box::new(generation)));
-        sequence.pages.extend(scheduler.pages.allocate());
-        sequence.computed = PAGE_TOKENS;
-        scheduler.running.push(sequence);
-
-        scheduler.extend_pages();
-        events.try_recv().unwrap();
-        scheduler.choose_rows();
-        assert!(scheduler.batch.is_empty());
-
-        scheduler.fill();
-        assert_eq!(scheduler.batch.rows(), 1);
-    }
-}
+mod tests;

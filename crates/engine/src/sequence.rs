@@ -1,15 +1,12 @@
 //! One request on its way: its tokens, how far its keys and values are computed, the pages that hold them, and what is to
-//! be done with each row's result.
-
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+//! be done with each row's result. What it draws is in `generation.rs`.
 
 use falaj_model::PAGE_TOKENS;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
+use crate::generation::Generation;
 use crate::pages::{Page, Pages, Parent};
-use crate::request::{Constraint, Event, FinishReason, Sampling, Usage};
-use crate::sampling::Seen;
+use crate::request::FinishReason;
 
 /// A sequence of tokens. `tokens[..computed]` have keys and values in `pages`; the rest is still to run.
 pub(crate) struct Sequence {
@@ -19,35 +16,49 @@ pub(crate) struct Sequence {
     pub(crate) tokens: Vec<u32>,
     pub(crate) prompt_tokens: usize,
     pub(crate) computed: usize,
+    /// By position. Those before `given_back` are other sequences' by now: they lie behind the model's window.
     pub(crate) pages: Vec<Page>,
+    given_back: usize,
     /// How many of `pages` are full and known to the prefix cache, and the chain up to there.
     published: usize,
     parent: Parent,
-    salt: u64,
+    pub(crate) salt: u64,
+    /// Pages at the beginning that others who run are about to compute.
+    pub(crate) expected: usize,
     pub(crate) preempted: bool,
+    /// How many were admitted before this one although they came later.
+    pub(crate) overtaken: u32,
+    /// Whether the store on disk was asked for its beginning.
+    pub(crate) lookup: Lookup,
+    /// When it is computed, its pages stay: it is a pin.
+    pub(crate) pin: bool,
     pub(crate) work: Work,
-    /// Rows in the current batch: the first row and their number.
-    pub(crate) rows: (usize, usize),
+    /// Rows that the next step is to compute.
+    pub(crate) turn: usize,
+    pub(crate) rows: Rows,
     pub(crate) ended: bool,
+}
+
+/// Where a sequence's rows lie in the current batch: `count` from `first`, the last `outputs` of which bring logits.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Rows {
+    pub(crate) first: usize,
+    pub(crate) count: usize,
+    pub(crate) outputs: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lookup {
+    Unasked,
+    Asked,
+    Done,
 }
 
 pub(crate) enum Work {
     Generate(Box<Generation>),
     Embed(Pooling),
-}
-
-/// What a generation needs beside its tokens.
-pub(crate) struct Generation {
-    pub(crate) sampling: Sampling,
-    pub(crate) max_tokens: usize,
-    pub(crate) min_tokens: usize,
-    pub(crate) stop_tokens: Vec<u32>,
-    pub(crate) constraint: Option<Box<dyn Constraint>>,
-    pub(crate) logprobs: Option<u8>,
-    pub(crate) seen: Seen,
-    pub(crate) generated: usize,
-    pub(crate) cached_tokens: Arc<AtomicU32>,
-    pub(crate) events: mpsc::Sender<Event>,
+    /// A generation that is being sampled.
+    Away,
 }
 
 /// The running sum of hidden states, over positions in order.
@@ -66,13 +77,26 @@ impl Sequence {
             tokens,
             computed: 0,
             pages: Vec::new(),
+            given_back: 0,
             published: 0,
             parent: Parent::Salt(salt),
             salt,
+            expected: 0,
             preempted: false,
+            overtaken: 0,
+            lookup: Lookup::Unasked,
+            pin: false,
             work,
-            rows: (0, 0),
+            turn: 0,
+            rows: Rows::default(),
             ended: false,
+        }
+    }
+
+    pub(crate) fn generation(&mut self) -> Option<&mut Generation> {
+        match &mut self.work {
+            Work::Generate(generation) => Some(generation),
+            Work::Embed(_) | Work::Away => None,
         }
     }
 
@@ -86,33 +110,46 @@ impl Sequence {
         self.tokens.len().div_ceil(PAGE_TOKENS)
     }
 
-    /// The receiver went away.
-    pub(crate) fn is_abandoned(&self) -> bool {
+    /// Pages that it will still ask for, for the tokens so far. Behind a window pages come back while it runs, so that it
+    /// never has more than `most` at once.
+    pub(crate) fn pages_to_come(&self, most: usize) -> usize {
+        let to_come = self.pages_needed().saturating_sub(self.pages.len().max(self.expected));
+        to_come.min(most.saturating_sub(self.pages.len() - self.given_back))
+    }
+
+    /// Requests that it stands for: choices of one prompt travel together until the prompt is computed.
+    pub(crate) fn requests(&self) -> usize {
         match &self.work {
-            Work::Generate(generation) => generation.events.is_closed(),
-            Work::Embed(pooling) => pooling.reply.as_ref().is_none_or(oneshot::Sender::is_closed),
+            Work::Generate(generation) => 1 + generation.siblings.len(),
+            Work::Embed(_) | Work::Away => 1,
+        }
+    }
+
+    /// Every receiver went away. Where only some did, the others go on; returns how many left as well.
+    pub(crate) fn drop_abandoned(&mut self) -> (bool, usize) {
+        match &mut self.work {
+            Work::Generate(_) if self.pin => (false, 0),
+            Work::Generate(generation) => generation.drop_abandoned(),
+            Work::Embed(pooling) => match pooling.reply.as_ref().is_none_or(oneshot::Sender::is_closed) {
+                true => (true, 1),
+                false => (false, 0),
+            },
+            Work::Away => (false, 0),
         }
     }
 
     /// Its reader is behind: a step could bring a token and the end, and there is no room for two events.
     pub(crate) fn is_paused(&self) -> bool {
         match &self.work {
-            Work::Generate(generation) => generation.events.capacity() < 2,
-            Work::Embed(_) => false,
+            Work::Generate(generation) => generation.room() < 2,
+            Work::Embed(_) | Work::Away => false,
         }
-    }
-
-    /// Its reader keeps up and its rows have pages. Both are asked, for the reader runs on another thread: it may have caught
-    /// up after this sequence, still paused, was passed over when pages were given.
-    pub(crate) fn can_run(&self) -> bool {
-        !self.is_paused() && self.pages.len() >= self.pages_needed()
     }
 
     /// Takes over pages that the prefix cache knows, from where this sequence stands; it must stand at a page's beginning
     /// with all before it published. The last token is always left: its row is what the request is for. Returns tokens won.
     pub(crate) fn reuse_prefix(&mut self, pages: &mut Pages) -> usize {
-        // Pooling needs every position's hidden state, which no page holds.
-        if matches!(self.work, Work::Embed(_)) {
+        if !self.reuses() {
             return 0;
         }
         let start = self.computed;
@@ -130,10 +167,37 @@ impl Sequence {
         self.computed - start
     }
 
-    /// The page that this sequence is about to fill, as the prefix cache would know it, if its whole content is given.
+    /// Whether pages that others computed serve it. Pooling needs every position's hidden state, which no page holds.
+    pub(crate) fn reuses(&self) -> bool {
+        matches!(self.work, Work::Generate(_))
+    }
+
+    /// Pages that the prefix cache could give it now.
+    pub(crate) fn known_prefix(&self, pages: &Pages) -> usize {
+        if self.reuses() { pages.known(self.salt, &self.tokens[..self.tokens.len() - 1]) } else { 0 }
+    }
+
+    /// Whole pages at the beginning that are those of `other` too.
+    pub(crate) fn pages_in_common(&self, other: &Self) -> usize {
+        if self.salt != other.salt || !self.reuses() || !other.reuses() {
+            return 0;
+        }
+        // The last token is this sequence's own to compute.
+        let own = self.tokens[..self.tokens.len() - 1].chunks_exact(PAGE_TOKENS);
+        own.zip(other.tokens.chunks_exact(PAGE_TOKENS)).take_while(|(own, others)| own == others).count()
+    }
+
+    /// The page that this sequence is about to fill, as the prefix cache would know it, if its whole content is given and
+    /// more comes after it.
     pub(crate) fn next_page(&self) -> Option<(Parent, [u32; PAGE_TOKENS])> {
         let next = self.tokens.get(self.computed..)?.first_chunk()?;
-        (self.computed == self.published * PAGE_TOKENS).then_some((self.parent, *next))
+        let own = self.reuses() && self.computed == self.published * PAGE_TOKENS;
+        own.then_some((self.parent, *next))
+    }
+
+    /// Whether `next_page` could be taken over from another sequence: a row must be left to compute.
+    pub(crate) fn may_wait(&self) -> bool {
+        self.remaining() > PAGE_TOKENS
     }
 
     /// Makes the pages that have become full known to the prefix cache.
@@ -147,41 +211,100 @@ impl Sequence {
         }
     }
 
+    /// Gives back the pages that no later row of this sequence sees: a position sees itself and `window - 1` before it.
+    pub(crate) fn give_back(&mut self, window: usize, pages: &mut Pages) {
+        let first_seen = (self.computed + 1).saturating_sub(window);
+        let behind = (first_seen / PAGE_TOKENS).min(self.published);
+        for page in &self.pages[self.given_back.min(behind)..behind] {
+            pages.release(*page);
+        }
+        self.given_back = self.given_back.max(behind);
+    }
+
+    /// A further choice of the same prompt, which this step's rows complete: it shares all pages and the row of logits, and
+    /// writes into no page that others hold.
+    pub(crate) fn fork(&self, id: u64, generation: Box<Generation>, pages: &mut Pages) -> Self {
+        let mut tokens = Vec::with_capacity(self.tokens.len() + generation.max_tokens);
+        tokens.extend_from_slice(&self.tokens);
+        self.pages[self.given_back..].iter().for_each(|page| pages.retain(*page));
+        Self {
+            tokens,
+            pages: self.pages.clone(),
+            computed: self.computed + self.rows.count - 1,
+            expected: 0,
+            overtaken: 0,
+            turn: 1,
+            rows: Rows { first: self.rows.first + self.rows.count - 1, count: 1, outputs: 1 },
+            ended: false,
+            work: Work::Generate(generation),
+            id,
+            ..*self
+        }
+    }
+
+    /// Keeps the full pages and gives the last back, if it is not full.
+    pub(crate) fn keep_full_pages(&mut self, pages: &mut Pages) {
+        self.pages.drain(self.published.max(self.given_back)..).for_each(|page| pages.release(page));
+    }
+
     /// Gives all pages back; everything is to be computed again, on the same path.
     pub(crate) fn release(&mut self, pages: &mut Pages) {
-        while let Some(page) = self.pages.pop() {
-            pages.release(page);
-        }
+        // The last first, so that a page is never forgotten before those that follow it.
+        self.pages.drain(self.given_back..).rev().for_each(|page| pages.release(page));
+        self.pages.clear();
+        self.given_back = 0;
         self.computed = 0;
         self.published = 0;
+        self.expected = 0;
         self.parent = Parent::Salt(self.salt);
     }
 
-    /// Tells the receiver the end. There is always room: a token is only computed when two events fit.
+    /// Tells the receivers the end. There is always room: a token is only computed when two events fit.
     pub(crate) fn finish(&mut self, reason: FinishReason) {
         self.ended = true;
         if let Work::Generate(generation) = &self.work {
-            let usage = Usage {
-                prompt_tokens: self.prompt_tokens as u32,
-                cached_tokens: generation.cached_tokens.load(Ordering::Relaxed),
-                completion_tokens: generation.generated as u32,
-            };
-            // A receiver that has just gone needs no end.
-            let _ = generation.events.try_send(Event::Done { reason, usage });
+            generation.finish(self.prompt_tokens, reason);
         }
     }
 
     pub(crate) fn fail(&mut self, message: &str) {
         self.ended = true;
         match &mut self.work {
-            Work::Generate(generation) => {
-                let _ = generation.events.try_send(Event::Failed(message.to_owned()));
-            }
+            Work::Generate(generation) => generation.fail(message),
             Work::Embed(pooling) => {
                 if let Some(reply) = pooling.reply.take() {
                     let _ = reply.send(Err(message.to_owned()));
                 }
             }
+            Work::Away => {}
+        }
+    }
+}
+
+impl Pooling {
+    pub(crate) fn add(&mut self, position: usize, hidden: &[f32]) {
+        // A position that was pooled before a preemption is computed again, but counted once.
+        if position != self.pooled {
+            return;
+        }
+        if self.sum.is_empty() {
+            self.sum.resize(hidden.len(), 0.0);
+        }
+        for (sum, value) in self.sum.iter_mut().zip(hidden) {
+            *sum += value;
+        }
+        self.pooled += 1;
+    }
+
+    pub(crate) fn reply(&mut self) {
+        let count = self.pooled.max(1) as f32;
+        let mut mean = std::mem::take(&mut self.sum);
+        mean.iter_mut().for_each(|value| *value /= count);
+        if let Some(reply) = self.reply.take() {
+            let finite = mean.iter().all(|value| value.is_finite());
+            let not_numbers = || "the model's hidden states are not numbers; its weights are damaged, verify the model";
+            // A receiver that has just gone needs no reply.
+            let _ = reply.send(if finite { Ok(mean) } else { Err(not_numbers().to_owned()) });
         }
     }
 }

@@ -15,9 +15,21 @@ pub struct Stats {
     /// Prompt tokens that were looked for in the prefix cache, and those found.
     pub prefix_query_tokens: AtomicU64,
     pub prefix_hit_tokens: AtomicU64,
-    /// Forward passes, and the rows in all of them.
+    /// Forward passes, the rows in all of them, and the time of all of them from choosing rows to handing tokens out.
     pub steps: AtomicU64,
     pub batch_rows: AtomicU64,
+    pub step_us: AtomicU64,
+    /// Of `batch_rows`: rows that continued prompts (or came again after a preemption).
+    pub prompt_rows: AtomicU64,
+    /// Rows computed to check proposals, and those whose proposal was right.
+    pub proposed_rows: AtomicU64,
+    pub accepted_rows: AtomicU64,
+    /// Gauge: pages that [`crate::Engine::pin`] keeps.
+    pub pages_pinned: AtomicU64,
+    /// Pages of the prefix cache written to disk, read from there, and files there that were not what they should be.
+    pub disk_pages_written: AtomicU64,
+    pub disk_pages_read: AtomicU64,
+    pub disk_files_damaged: AtomicU64,
     /// Of accepted requests.
     pub prompt_tokens: AtomicU64,
     pub generated_tokens: AtomicU64,

@@ -196,6 +196,7 @@ impl Config {
                     step_tokens: raw.count("engine.step_tokens", MOST_STEP_TOKENS)?,
                     context_tokens: raw.number("engine.context_tokens", 0)?,
                     prefix_cache: raw.parse("engine.prefix_cache", "`true` or `false`", |text| text.parse().ok())?,
+                    ..EngineOptions::default()
                 },
             },
             hub: Hub {

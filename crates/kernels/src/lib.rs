@@ -6,6 +6,7 @@
 //! threads and for every number of rows in the batch. Start at [`Ops`].
 
 mod activations;
+mod allocations;
 mod attention;
 mod buffer;
 mod dequantize;
@@ -28,6 +29,7 @@ mod softmax;
 mod topology;
 
 pub use activations::{ActivationKind, Activations};
+pub use allocations::CountingAllocator;
 pub use attention::{AttentionArgs, AttentionRow, KvFormat, KvView};
 pub use buffer::{AlignedVec, Pod};
 pub use exp::exp;

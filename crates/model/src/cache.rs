@@ -57,6 +57,57 @@ impl KvCache {
         self.pages
     }
 
+    /// Copies a page's content in all layers.
+    pub fn copy_page(&mut self, from: u32, to: u32) {
+        let per_page = self.kv_heads * PAGE_TOKENS * self.head_dim;
+        let (from, to) = (from as usize * per_page, to as usize * per_page);
+        for (keys, values) in &mut self.layers {
+            for store in [keys, values] {
+                match store {
+                    Store::F16(all) => all.copy_within(from..from + per_page, to),
+                    Store::F32(all) => all.copy_within(from..from + per_page, to),
+                }
+            }
+        }
+    }
+
+    /// A page's content in all layers, [`KvCache::page_bytes`] long.
+    pub fn read_page(&self, page: u32, out: &mut [u8]) {
+        let per_page = self.kv_heads * PAGE_TOKENS * self.head_dim;
+        let start = page as usize * per_page;
+        let mut out = out.iter_mut();
+        let mut put = |bytes: &[u8]| bytes.iter().zip(&mut out).for_each(|(byte, out)| *out = *byte);
+        for (keys, values) in &self.layers {
+            for store in [keys, values] {
+                match store {
+                    Store::F16(all) => all[start..start + per_page].iter().for_each(|value| put(&value.to_le_bytes())),
+                    Store::F32(all) => all[start..start + per_page].iter().for_each(|value| put(&value.to_le_bytes())),
+                }
+            }
+        }
+    }
+
+    /// The inverse of [`KvCache::read_page`].
+    pub fn write_page(&mut self, page: u32, bytes: &[u8]) {
+        let per_page = self.kv_heads * PAGE_TOKENS * self.head_dim;
+        let start = page as usize * per_page;
+        let (mut halves, mut words) = (bytes.as_chunks().0.iter(), bytes.as_chunks().0.iter());
+        for (keys, values) in &mut self.layers {
+            for store in [keys, values] {
+                match store {
+                    Store::F16(all) => {
+                        let values = halves.by_ref().map(|bytes| u16::from_le_bytes(*bytes));
+                        all[start..start + per_page].iter_mut().zip(values).for_each(|(to, value)| *to = value);
+                    }
+                    Store::F32(all) => {
+                        let values = words.by_ref().map(|bytes| f32::from_le_bytes(*bytes));
+                        all[start..start + per_page].iter_mut().zip(values).for_each(|(to, value)| *to = value);
+                    }
+                }
+            }
+        }
+    }
+
     /// Writes one position's keys and values, (K, E) each.
     pub(crate) fn write(&mut self, ops: &Ops, layer: usize, page: usize, slot: usize, key: &[f32], value: &[f32]) {
         let (kv_heads, e) = (self.kv_heads, self.head_dim);

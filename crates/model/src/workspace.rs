@@ -113,6 +113,12 @@ impl Workspace {
         self.logits.get_mut(slot * self.v..)?.get_mut(..self.v)
     }
 
+    /// As [`Workspace::logits`], to read: several threads may.
+    pub fn logits_of(&self, row: usize) -> Option<&[f32]> {
+        let slot = self.slots.get(row).copied().flatten().filter(|slot| *slot < self.logit_rows)?;
+        self.logits.get(slot * self.v..)?.get(..self.v)
+    }
+
     /// The normed last hidden state (D) of a row that wanted anything in the last batch.
     pub fn hidden(&self, row: usize) -> Option<&[f32]> {
         let slot = self.slots.get(row).copied().flatten()?;

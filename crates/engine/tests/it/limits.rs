@@ -74,6 +74,22 @@ fn a_slow_reader_holds_up_nobody_else() {
     end(&engine);
 }
 
+/// Who reads one event of each stream in turn is behind with all of them but one, and that one may have no pages.
+#[test]
+fn a_reader_of_many_streams_never_waits_for_ever() {
+    let page_bytes = KvCache::page_bytes(MODEL.config(), falaj_kernels::KvFormat::F16);
+    let engine = start(&MODEL, EngineOptions { cache_bytes: 40 * page_bytes, ..options() });
+    let mut streams: Vec<_> = (0..5).map(|number| engine.submit(request(prompt(number, 40), 200)).unwrap()).collect();
+    for _ in 0..200 {
+        for stream in &mut streams {
+            assert!(matches!(stream.events.blocking_recv(), Some(Event::Token { .. })));
+        }
+    }
+    assert!(count(&engine, |stats| &stats.preemptions) > 0);
+    drop(streams);
+    end(&engine);
+}
+
 #[test]
 fn lost_readers_give_their_pages_back() {
     let engine = start(&MODEL, EngineOptions { max_sequences: 2, ..options() });

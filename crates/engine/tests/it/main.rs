@@ -1,9 +1,13 @@
 //! The engine through its public API, with tiny seeded models: that a request's tokens depend on nothing but itself, and
 //! that whatever happens to it, it ends and gives its pages back.
 
+mod allocations;
+mod choices;
 mod constraint;
 mod embedding;
 mod invariance;
 mod limits;
+mod prefixes;
 mod run;
 mod storm;
+mod windows;

@@ -179,7 +179,7 @@ pub const SETTINGS: &[Setting] = &[
         env: &[],
         flag: "",
         kind: Kind::Number,
-        default: |_| "256".to_owned(),
+        default: |_| "512".to_owned(),
         about: "rows of one step: answers plus prompt pieces",
     },
     Setting {

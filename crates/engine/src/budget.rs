@@ -1,0 +1,96 @@
+//! How many prompt rows a step takes. While nobody decodes: as many as a step may have. While streams run: as many as keep
+//! the step within a time that their readers accept, by what rows were measured to cost. It changes when a row is computed,
+//! never what comes of it.
+
+use std::time::Duration;
+
+/// One per engine.
+#[derive(Clone, Debug)]
+pub(crate) struct Budget {
+    step_tokens: usize,
+    /// Longest step while streams run, in seconds; 0: whatever it takes.
+    bound: f32,
+    /// Smoothed seconds of a step of decode rows alone, and of each prompt row beside them. 0: not measured yet.
+    decode: f32,
+    prompt_row: f32,
+}
+
+impl Budget {
+    pub(crate) fn new(step_tokens: usize, bound_ms: usize) -> Self {
+        Self { step_tokens, bound: bound_ms as f32 / 1000.0, decode: 0.0, prompt_row: 0.0 }
+    }
+
+    /// Prompt rows of a step that has `decode_rows` others.
+    pub(crate) fn prompt_rows(&self, decode_rows: usize) -> usize {
+        let most = self.step_tokens.saturating_sub(decode_rows).max(1);
+        if decode_rows == 0 || self.bound == 0.0 || self.prompt_row == 0.0 {
+            return most;
+        }
+        // However slow the machine, prompts move: a stream that waits twice as long is better than a prompt that starves.
+        let rows = ((self.bound - self.decode).max(0.0) / self.prompt_row) as usize;
+        rows.clamp(FEWEST_ROWS.min(most), most)
+    }
+
+    /// A step took so long.
+    pub(crate) fn observe(&mut self, decode_rows: usize, prompt_rows: usize, took: Duration) {
+        let took = took.as_secs_f32();
+        if prompt_rows == 0 {
+            smooth(&mut self.decode, took);
+        } else if prompt_rows >= FEWEST_ROWS {
+            // Reading the weights is in both; what decoding alone takes is no prompt row's cost.
+            let alone = if decode_rows > 0 { self.decode.min(took / 2.0) } else { 0.0 };
+            smooth(&mut self.prompt_row, (took - alone) / prompt_rows as f32);
+        }
+    }
+
+    /// Seconds that computing so many prompt rows takes, as far as it is known.
+    pub(crate) fn prompt_seconds(&self, rows: usize) -> Option<f32> {
+        (self.prompt_row > 0.0).then_some(self.prompt_row * rows as f32)
+    }
+}
+
+/// Two pages: fewer rows leave the matrix units idle.
+const FEWEST_ROWS: usize = 32;
+
+/// One slow step (a neighbour, a page fault) moves it by a quarter, and is forgotten after a few.
+fn smooth(value: &mut f32, measured: f32) {
+    *value = if *value == 0.0 { measured } else { *value + (measured - *value) * 0.25 };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A machine on which a step takes `base` and `row` per row, with streams running: where the budget settles.
+    fn settled(base: f32, row: f32, decode_rows: usize) -> usize {
+        let mut budget = Budget::new(512, 200);
+        let mut rows = 0;
+        for turn in 0..40 {
+            rows = if turn % 4 == 0 { 0 } else { budget.prompt_rows(decode_rows) };
+            let seconds = base + row * (rows + decode_rows) as f32;
+            budget.observe(decode_rows, rows, Duration::from_secs_f32(seconds));
+        }
+        rows
+    }
+
+    #[test]
+    fn steps_stay_within_the_bound_where_the_machine_can() {
+        // Fast enough for whole steps; 200 ms hold about 170 ms of prompts; too slow for any bound.
+        assert_eq!(settled(0.02, 0.0003, 8), 504);
+        let rows = settled(0.02, 0.001, 8);
+        assert!((150..=190).contains(&rows), "{rows}");
+        assert_eq!(settled(0.5, 0.01, 8), FEWEST_ROWS);
+    }
+
+    #[test]
+    fn nobody_waits_and_nothing_is_known() {
+        let mut budget = Budget::new(512, 200);
+        assert_eq!((budget.prompt_rows(0), budget.prompt_rows(32), budget.prompt_rows(512)), (512, 480, 1));
+        budget.observe(0, 512, Duration::from_secs(5));
+        assert_eq!((budget.prompt_rows(0), budget.prompt_rows(1)), (512, FEWEST_ROWS));
+        assert_eq!(Budget::new(16, 200).prompt_rows(1), 15);
+        let mut unbounded = Budget::new(512, 0);
+        unbounded.observe(1, 511, Duration::from_secs(60));
+        assert_eq!(unbounded.prompt_rows(1), 511);
+    }
+}

@@ -96,7 +96,7 @@ fn load_unless(config: &Config, place: &Place, cancelled: &AtomicBool) -> Outcom
     let (files, manifest) = verified(config, place)?;
     go_on()?;
     let text = text(&files).map_err(|failure| failure.while_doing(&format!("`{id}`")))?;
-    let model = falaj_model::load(&files, LoadOptions { isa: Some(config.engine.isa) })
+    let model = falaj_model::load(&files, LoadOptions { isa: Some(config.engine.isa), ..LoadOptions::default() })
         .map_err(|error| Failure::from(error).while_doing(&format!("`{id}`")))?;
     go_on()?;
     let engine = Engine::start(Arc::new(model), config.engine.options.clone())?;

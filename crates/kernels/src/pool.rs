@@ -2,6 +2,7 @@
 //! that an idle server costs nothing. A thread that is asleep when a job begins is not waited for: the others take its
 //! share. One that keeps losing its core to a neighbour in the middle of a task is left out for a while ([`lateness`]).
 
+mod chunks;
 mod lateness;
 mod meter;
 mod shared;

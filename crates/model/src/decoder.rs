@@ -13,13 +13,13 @@
 )]
 
 use falaj_artifact::Digest;
-use falaj_kernels::{ActivationKind, Activations, AlignedVec, AttentionArgs, Ops, Pool};
+use falaj_kernels::{ActivationKind, AttentionArgs, Gated, Ops, Product, Then};
 use falaj_tensor::Weight;
 
 use crate::cache::{KvCache, PAGE_TOKENS};
 use crate::params::{FeedForward, Layer, Swiglu};
 use crate::rope::Frequencies;
-use crate::workspace::{Chosen, Workspace, recycle};
+use crate::workspace::{Workspace, recycle};
 use crate::{Batch, Config, ModelError, Params, Want};
 
 /// A decoder, ready to run. Shared by any number of caches and workspaces.
@@ -59,7 +59,7 @@ impl Model {
         self.digest
     }
 
-    /// Bytes of all matrices, as the files hold them.
+    /// Bytes of all matrices, as they lie in memory.
     pub fn weight_bytes(&self) -> usize {
         self.params.matrices().map(Weight::size_bytes).sum()
     }
@@ -81,41 +81,68 @@ impl Model {
         if batch.is_empty() {
             return Ok(());
         }
-        let t = batch.rows();
-        let (d, half) = (self.config.hidden_size, self.config.head_dim / 2);
-
-        // x = E[token]  (T, D); and the angles of each row's position (T, E/2)
-        for (row, (&token, &position)) in batch.tokens.iter().zip(&batch.positions).enumerate() {
-            self.params.embedding.dequantize_row(&self.ops, token as usize, &mut ws.x[row * d..][..d]);
-            self.frequencies.angles(position, &mut ws.cos[row * half..][..half], &mut ws.sin[row * half..][..half]);
-        }
+        self.embed(ws, batch);
         for (number, layer) in self.params.layers.iter().enumerate() {
-            // x += attention(norm(x))
-            self.ops.rms_norm(&ws.x[..t * d], &layer.attention_norm, self.config.norm_eps, &mut ws.normed[..t * d]);
-            self.attention(layer, number, ws, cache, batch);
-            self.ops.add(&mut ws.x[..t * d], &ws.branch[..t * d]);
-            // x += ffn(norm(x))
-            self.ops.rms_norm(&ws.x[..t * d], &layer.ffn_norm, self.config.norm_eps, &mut ws.normed[..t * d]);
-            match &layer.ffn {
-                FeedForward::Dense(network) => self.dense(network, ws, t),
-                FeedForward::Sparse { router, experts } => self.sparse(router, experts, ws, t),
+            // x += attention(norm(x)); behind the last layer's cache only rows that want something go on.
+            let last = number + 1 == self.params.layers.len();
+            let rows = self.attention(layer, number, last, ws, cache, batch);
+            if rows == 0 {
+                break;
             }
-            self.ops.add(&mut ws.x[..t * d], &ws.branch[..t * d]);
+            // x += ffn(norm(x))
+            match &layer.ffn {
+                FeedForward::Dense(network) => self.dense(layer, network, ws, rows),
+                FeedForward::Sparse { router, experts } => self.sparse(layer, router, experts, ws, rows),
+            }
         }
         self.output(ws, batch);
         Ok(())
     }
 
-    /// Attention of grouped queries. `ws.normed` (T, D) → `ws.branch` (T, D).
+    /// x = E\[token\]: (T, D), and the angles of each row's position: (T, E/2).
+    fn embed(&self, ws: &mut Workspace, batch: &Batch) {
+        let (t, d, half) = (batch.rows(), self.config.hidden_size, self.config.head_dim / 2);
+        let chunks = [
+            (&mut ws.x[..t * d], TASK_ROWS * d),
+            (&mut ws.cos[..t * half], TASK_ROWS * half),
+            (&mut ws.sin[..t * half], TASK_ROWS * half),
+        ];
+        ws.pool.chunks(chunks, |chunk, [x, cos, sin]| {
+            let first = chunk * TASK_ROWS;
+            let angles = cos.chunks_exact_mut(half).zip(sin.chunks_exact_mut(half));
+            for (i, (x, (cos, sin))) in x.chunks_exact_mut(d).zip(angles).enumerate() {
+                self.params.embedding.dequantize_row(&self.ops, batch.tokens[first + i] as usize, x);
+                self.frequencies.angles(batch.positions[first + i], cos, sin);
+            }
+        });
+    }
+
+    /// Attention of grouped queries, added to `ws.x` (T, D). Returns the rows of it that go on: all, or in the `last` layer
+    /// those that want something, moved to the front.
     /// Source: Ainslie et al. 2023; the window: Jiang et al. 2023 (Mistral 7B), § 2.
-    fn attention(&self, layer: &Layer, number: usize, ws: &mut Workspace, cache: &mut KvCache, batch: &Batch) {
+    fn attention(
+        &self,
+        layer: &Layer,
+        number: usize,
+        last: bool,
+        ws: &mut Workspace,
+        cache: &mut KvCache,
+        batch: &Batch,
+    ) -> usize {
         let &Config { hidden_size: d, heads, kv_heads, head_dim, .. } = &self.config;
         let (t, half) = (batch.rows(), head_dim / 2);
         let (queries, keys) = (heads * head_dim, kv_heads * head_dim);
 
         // q (T, H, E), k and v (T, K, E)
-        let projections = [(&layer.query, &mut ws.query), (&layer.key, &mut ws.key), (&layer.value, &mut ws.value)];
-        self.project(&ws.pool, &mut ws.activations, &ws.normed[..t * d], projections);
+        let kind = kind_for([&layer.query, &layer.key, &layer.value]);
+        let (x, norm) = (&ws.x[..t * d], &layer.attention_norm);
+        ws.activations.set_normed(&self.ops, &ws.pool, x, norm, self.config.norm_eps, t, kind);
+        let products = &mut [
+            product(&layer.query, &mut ws.query[..t * queries], Then::Store),
+            product(&layer.key, &mut ws.key[..t * keys], Then::Store),
+            product(&layer.value, &mut ws.value[..t * keys], Then::Store),
+        ];
+        self.ops.matmul(&ws.pool, &ws.activations, products);
 
         for row in 0..t {
             let (cos, sin) = (&ws.cos[row * half..][..half], &ws.sin[row * half..][..half]);
@@ -132,6 +159,20 @@ impl Model {
         // Prompt rows read the keys of their own batch through the cache too, so that chunks and single steps compute alike.
         let mut rows = recycle(std::mem::take(&mut ws.attention_rows));
         batch.attention_rows(&mut rows);
+        let mut t = t;
+        if last && ws.wanted.len() < t {
+            t = ws.wanted.len();
+            for (to, &from) in ws.wanted.iter().enumerate() {
+                ws.x.copy_within(from * d..(from + 1) * d, to * d);
+                ws.query.copy_within(from * queries..(from + 1) * queries, to * queries);
+                rows.swap(to, from);
+            }
+            rows.truncate(t);
+        }
+        if t == 0 {
+            ws.attention_rows = recycle(rows);
+            return 0;
+        }
         let (key_pages, value_pages) = cache.layer(number);
         let args = AttentionArgs {
             q: &ws.query[..t * queries],
@@ -150,51 +191,24 @@ impl Model {
 
         // (T, H·E) → (T, D)
         let attended = &ws.attended[..t * queries];
-        self.project(&ws.pool, &mut ws.activations, attended, [(&layer.output, &mut ws.branch)]);
+        ws.activations.set(&self.ops, &ws.pool, attended, t, queries, kind_for([&layer.output]));
+        let products = &mut [product(&layer.output, &mut ws.x[..t * d], Then::Add)];
+        self.ops.matmul(&ws.pool, &ws.activations, products);
+        t
     }
 
-    /// `ws.normed` (T, D) → `ws.branch` (T, D).
-    fn dense(&self, network: &Swiglu, ws: &mut Workspace, t: usize) {
+    /// x += down(silu(gate n)·(up n)), n = norm(x), on the first `t` rows of `ws.x`.
+    fn dense(&self, layer: &Layer, network: &Swiglu, ws: &mut Workspace, t: usize) {
         let (d, f) = (self.config.hidden_size, self.config.ffn_size);
-        let inner = [(&network.gate, &mut ws.gate), (&network.up, &mut ws.up)];
-        self.project(&ws.pool, &mut ws.activations, &ws.normed[..t * d], inner);
-        self.ops.swiglu(&mut ws.gate[..t * f], &ws.up[..t * f]);
-        self.project(&ws.pool, &mut ws.activations, &ws.gate[..t * f], [(&network.down, &mut ws.branch)]);
-    }
-
-    /// Mixtral's mixture: softmax over all experts, the best of them, weights made to sum to 1. Rows that chose the same
-    /// expert go through it together; a row's sum runs over its experts in ascending order, whoever else is there.
-    /// `ws.normed` (T, D) → `ws.branch` (T, D). Source: Jiang et al. 2024, § 2.1.
-    fn sparse(&self, router: &Weight, experts: &[Swiglu], ws: &mut Workspace, t: usize) {
-        let (d, f, x) = (self.config.hidden_size, self.config.ffn_size, experts.len());
-        self.project(&ws.pool, &mut ws.activations, &ws.normed[..t * d], [(router, &mut ws.routes)]);
-        let used = self.config.experts.map_or(x, |experts| experts.used);
-        ws.chosen.clear();
-        for row in 0..t {
-            let probabilities = &mut ws.routes[row * x..][..x];
-            self.ops.softmax(probabilities);
-            choose(probabilities, used, row, &mut ws.chosen);
-        }
-        ws.chosen.sort_unstable_by_key(|chosen| (chosen.expert, chosen.row));
-
-        ws.branch[..t * d].fill(0.0);
-        for group in ws.chosen.chunk_by(|a, b| a.expert == b.expert) {
-            let Some(network) = group.first().and_then(|first| experts.get(first.expert)) else { continue };
-            let n = group.len();
-            for (i, chosen) in group.iter().enumerate() {
-                ws.gathered[i * d..][..d].copy_from_slice(&ws.normed[chosen.row * d..][..d]);
-            }
-            let inner = [(&network.gate, &mut ws.gate), (&network.up, &mut ws.up)];
-            self.project(&ws.pool, &mut ws.activations, &ws.gathered[..n * d], inner);
-            self.ops.swiglu(&mut ws.gate[..n * f], &ws.up[..n * f]);
-            self.project(&ws.pool, &mut ws.activations, &ws.gate[..n * f], [(&network.down, &mut ws.gathered)]);
-            for (i, chosen) in group.iter().enumerate() {
-                let out = &mut ws.branch[chosen.row * d..][..d];
-                for (sum, value) in out.iter_mut().zip(&ws.gathered[i * d..][..d]) {
-                    *sum += chosen.weight * value;
-                }
-            }
-        }
+        let kind = kind_for([&network.gate, &network.up]);
+        let (x, norm) = (&ws.x[..t * d], &layer.ffn_norm);
+        ws.activations.set_normed(&self.ops, &ws.pool, x, norm, self.config.norm_eps, t, kind);
+        let inner = &mut ws.inner[..t * f];
+        let gated = Gated { gate: network.gate.view(), up: network.up.view(), rows: 0..t, out: inner };
+        self.ops.gated(&ws.pool, &ws.activations, &mut [gated]);
+        ws.activations.set(&self.ops, &ws.pool, &ws.inner[..t * f], t, f, kind_for([&network.down]));
+        let products = &mut [product(&network.down, &mut ws.x[..t * d], Then::Add)];
+        self.ops.matmul(&ws.pool, &ws.activations, products);
     }
 
     /// The final norm, and the head, of the rows that want it. `ws.x` (T, D) → `ws.normed` (rows that want, D), logits
@@ -202,34 +216,16 @@ impl Model {
     fn output(&self, ws: &mut Workspace, batch: &Batch) {
         let d = self.config.hidden_size;
         let (logits, hidden) = (batch.count(Want::Logits), batch.count(Want::Hidden));
-        for (row, slot) in ws.slots.iter().enumerate() {
-            if let Some(slot) = slot {
-                let (x, out) = (&ws.x[row * d..][..d], &mut ws.normed[slot * d..][..d]);
-                self.ops.rms_norm(x, &self.params.norm, self.config.norm_eps, out);
-            }
+        for (i, slot) in ws.wanted.iter().filter_map(|row| ws.slots[*row]).enumerate() {
+            let (x, out) = (&ws.x[i * d..][..d], &mut ws.normed[slot * d..][..d]);
+            self.ops.rms_norm(x, &self.params.norm, self.config.norm_eps, out);
         }
         debug_assert_eq!(ws.slots.iter().flatten().count(), logits + hidden);
         if logits > 0 {
-            let head = [(self.params.head(), &mut ws.logits)];
-            self.project(&ws.pool, &mut ws.activations, &ws.normed[..logits * d], head);
-        }
-    }
-
-    /// out (T, rows) = x (T, cols) · weightᵀ for each weight; all read the same rows, brought once into the form they want.
-    fn project<const N: usize>(
-        &self,
-        pool: &Pool,
-        activations: &mut Activations,
-        x: &[f32],
-        weights: [(&Weight, &mut AlignedVec<f32>); N],
-    ) {
-        let cols = weights.first().map_or(1, |(weight, _)| weight.cols());
-        let t = x.len() / cols;
-        let kinds = weights.iter().map(|(weight, _)| ActivationKind::for_format(weight.format()));
-        let kind = kinds.reduce(|all, kind| all | kind).unwrap_or(ActivationKind::FLOATS);
-        activations.set(&self.ops, pool, x, t, cols, kind);
-        for (weight, out) in weights {
-            self.ops.matmul_rows(pool, &weight.matrix(), activations, &mut out[..t * weight.rows()]);
+            let (head, normed) = (self.params.head(), &ws.normed[..logits * d]);
+            ws.activations.set(&self.ops, &ws.pool, normed, logits, d, kind_for([head]));
+            let out = &mut ws.logits[..logits * head.rows()];
+            self.ops.matmul(&ws.pool, &ws.activations, &mut [product(head, out, Then::Store)]);
         }
     }
 
@@ -256,20 +252,16 @@ impl Model {
     }
 }
 
-/// Appends the `used` largest of `probabilities` (X), the lower expert first among equals, with weights that sum to 1.
-fn choose(probabilities: &[f32], used: usize, row: usize, chosen: &mut Vec<Chosen>) {
-    let start = chosen.len();
-    for _ in 0..used {
-        let mut best: Option<(usize, f32)> = None;
-        for (expert, &weight) in probabilities.iter().enumerate() {
-            let taken = chosen[start..].iter().any(|chosen| chosen.expert == expert);
-            if !taken && best.is_none_or(|(_, most)| weight > most) {
-                best = Some((expert, weight));
-            }
-        }
-        let Some((expert, weight)) = best else { break };
-        chosen.push(Chosen { expert, row, weight });
-    }
-    let sum: f32 = chosen[start..].iter().map(|chosen| chosen.weight).sum();
-    chosen[start..].iter_mut().for_each(|chosen| chosen.weight /= sum);
+/// What the products with all of `weights` need of their activations.
+pub(crate) fn kind_for<const N: usize>(weights: [&Weight; N]) -> ActivationKind {
+    let kinds = weights.into_iter().map(|weight| ActivationKind::for_format(weight.format()));
+    kinds.reduce(|all, kind| all | kind).unwrap_or(ActivationKind::FLOATS)
 }
+
+/// Of all rows that `out` has room for.
+fn product<'a>(weight: &'a Weight, out: &'a mut [f32], then: Then) -> Product<'a> {
+    Product { w: weight.view(), rows: 0..out.len() / weight.rows(), out, then }
+}
+
+/// Rows that one thread takes at a time where a row is little work.
+pub(crate) const TASK_ROWS: usize = 8;

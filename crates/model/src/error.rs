@@ -13,6 +13,12 @@ pub enum ModelError {
     Artifact(#[from] ArtifactError),
     #[error("cannot read `{}`: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
+    #[error("cannot write `{}`: {source}", path.display())]
+    Write { path: PathBuf, source: std::io::Error },
+    #[error("the model is {form} already; there is nothing to optimize")]
+    Optimized { form: &'static str },
+    #[error("only a GGUF model can be optimized; convert this one to GGUF first")]
+    NotGguf,
     #[error("`{file}` is not the JSON of a model's configuration: {message}; fetch the file again")]
     Json { file: &'static str, message: String },
 

@@ -69,6 +69,15 @@ impl Slot {
         }
     }
 
+    /// Whether it is a matrix that products read: an embedding that is not the head too is only looked up.
+    pub(crate) fn is_multiplied(self, config: &Config) -> bool {
+        match self {
+            Slot::Embedding => config.tied_head,
+            Slot::Norm | Slot::AttentionNorm { .. } | Slot::FfnNorm { .. } => false,
+            _ => true,
+        }
+    }
+
     /// Every place in a decoder of this configuration, in the order of the computation.
     pub fn all(config: &Config) -> Vec<Slot> {
         let mut slots = vec![Slot::Embedding];

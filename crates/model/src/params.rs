@@ -1,8 +1,8 @@
 //! The parameter tree: what a decoder holds, with its shapes, for serving and for training alike. How files name these
 //! tensors is in `naming.rs`; what is computed from them in `decoder.rs`.
 
-use falaj_kernels::Ops;
-use falaj_tensor::Weight;
+use falaj_kernels::{AlignedVec, Ops, Pool};
+use falaj_tensor::{SharedBytes, Weight};
 
 use crate::naming::{Naming, Slot};
 use crate::tensors::Tensors;
@@ -89,6 +89,84 @@ impl Params {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
 
+    /// The matrix that fills `slot`, as it lies in memory; `None` where that is a vector, or not there.
+    pub fn matrix(&self, slot: Slot) -> Option<&Weight> {
+        let layer = |number: usize| self.layers.get(number);
+        let network = |number, expert: Option<usize>| match &layer(number)?.ffn {
+            FeedForward::Dense(network) => Some(network).filter(|_| expert.is_none()),
+            FeedForward::Sparse { experts, .. } => experts.get(expert?),
+        };
+        match slot {
+            Slot::Embedding => Some(&self.embedding),
+            Slot::Head => self.head.as_ref(),
+            Slot::Query { layer: at } => Some(&layer(at)?.query),
+            Slot::Key { layer: at } => Some(&layer(at)?.key),
+            Slot::Value { layer: at } => Some(&layer(at)?.value),
+            Slot::Output { layer: at } => Some(&layer(at)?.output),
+            Slot::Gate { layer, expert } => Some(&network(layer, expert)?.gate),
+            Slot::Up { layer, expert } => Some(&network(layer, expert)?.up),
+            Slot::Down { layer, expert } => Some(&network(layer, expert)?.down),
+            Slot::Router { layer: at } => match &layer(at)?.ffn {
+                FeedForward::Dense(_) => None,
+                FeedForward::Sparse { router, .. } => Some(router),
+            },
+            Slot::Norm | Slot::AttentionNorm { .. } | Slot::FfnNorm { .. } => None,
+        }
+    }
+
+    /// The vector that fills `slot`; `None` where that is a matrix.
+    pub fn vector(&self, slot: Slot) -> Option<&[f32]> {
+        match slot {
+            Slot::Norm => Some(&self.norm),
+            Slot::AttentionNorm { layer } => self.layers.get(layer).map(|layer| layer.attention_norm.as_slice()),
+            Slot::FfnNorm { layer } => self.layers.get(layer).map(|layer| layer.ffn_norm.as_slice()),
+            _ => None,
+        }
+    }
+
+    /// Brings every matrix that products read into panels, in one buffer in large pages, and gives the files' memory back.
+    pub(crate) fn pack(&mut self, ops: &Ops, pool: &Pool) -> Result<(), ModelError> {
+        let too_large = ModelError::TooLarge { what: "the packed weights", bytes: u128::MAX };
+        // Each at a multiple of 64 bytes, where vectors are loaded fastest.
+        let place = |weight: &Weight| weight.panel_bytes().map_or(0, |bytes| bytes.next_multiple_of(64));
+        let total = self.products_mut().try_fold(0_usize, |sum, weight| sum.checked_add(place(weight)));
+        let total = total.filter(|total| isize::try_from(*total).is_ok()).ok_or(too_large)?;
+        let mut buffer = AlignedVec::<u8>::new(total);
+        let mut rest = &mut *buffer;
+        for weight in self.products_mut() {
+            let Some(bytes) = weight.panel_bytes() else { continue };
+            let (mine, behind) = rest.split_at_mut(bytes.next_multiple_of(64));
+            rest = behind;
+            let (panels, _) = mine.split_at_mut(bytes);
+            weight.pack(ops, pool, panels);
+            weight.bytes().release();
+        }
+        let (buffer, mut at) = (SharedBytes::new(buffer), 0);
+        for weight in self.products_mut() {
+            let Some(bytes) = weight.panel_bytes() else { continue };
+            let panels = buffer
+                .slice(at..at + bytes)
+                .and_then(|panels| Weight::from_panels(weight.format(), weight.rows(), weight.cols(), panels).ok());
+            at += bytes.next_multiple_of(64);
+            if let Some(panels) = panels {
+                *weight = panels;
+            }
+        }
+        Ok(())
+    }
+
+    /// Turns every matrix into F32.
+    pub(crate) fn dequantize(&mut self, ops: &Ops) {
+        self.embedding = self.embedding.dequantized(ops);
+        self.products_mut().for_each(|weight| *weight = weight.dequantized(ops));
+    }
+
+    /// Every matrix of the tree that is multiplied with: an embedding that is not the head too is only looked up.
+    fn products_mut(&mut self) -> impl Iterator<Item = &mut Weight> {
+        let head = self.head.as_mut().unwrap_or(&mut self.embedding);
+        [head].into_iter().chain(self.layers.iter_mut().flat_map(Layer::matrices_mut))
+    }
+
     /// Every matrix of the tree.
     pub fn matrices(&self) -> impl Iterator<Item = &Weight> {
         [&self.embedding].into_iter().chain(&self.head).chain(self.layers.iter().flat_map(Layer::matrices))
@@ -103,6 +181,16 @@ impl Layer {
         };
         let attention = [&self.query, &self.key, &self.value, &self.output];
         let networks = networks.iter().flat_map(|network| [&network.gate, &network.up, &network.down]);
+        attention.into_iter().chain(router).chain(networks)
+    }
+
+    fn matrices_mut(&mut self) -> impl Iterator<Item = &mut Weight> {
+        let (router, networks) = match &mut self.ffn {
+            FeedForward::Dense(network) => (None, std::slice::from_mut(network)),
+            FeedForward::Sparse { router, experts } => (Some(router), experts.as_mut_slice()),
+        };
+        let attention = [&mut self.query, &mut self.key, &mut self.value, &mut self.output];
+        let networks = networks.iter_mut().flat_map(|network| [&mut network.gate, &mut network.up, &mut network.down]);
         attention.into_iter().chain(router).chain(networks)
     }
 }
@@ -133,7 +221,7 @@ impl Reader<'_> {
     fn sparse(&mut self, layer: usize, Experts { count, .. }: Experts) -> Result<FeedForward, ModelError> {
         let router = self.matrix(Slot::Router { layer })?;
         let experts = match self.naming.stacked(Slot::Gate { layer, expert: None }) {
-            Some(name) if self.tensors.contains(&name) => self.stacked_experts(layer, count)?,
+            Some(name) if self.tensors.contains(&name) && !self.tensors.packed => self.stacked_experts(layer, count)?,
             _ => (0..count).map(|expert| self.swiglu(layer, Some(expert))).collect::<Result<_, _>>()?,
         };
         Ok(FeedForward::Sparse { router, experts })
@@ -169,7 +257,13 @@ impl Reader<'_> {
     }
 
     fn matrix(&mut self, slot: Slot) -> Result<Weight, ModelError> {
-        self.tensors.take(&self.naming.name(slot), &slot.shape(self.config))
+        let (name, shape) = (self.naming.name(slot), slot.shape(self.config));
+        match shape.as_slice() {
+            &[rows, cols] if self.tensors.packed && slot.is_multiplied(self.config) => {
+                self.tensors.take_packed(&name, rows, cols)
+            }
+            _ => self.tensors.take(&name, &shape),
+        }
     }
 
     fn vector(&mut self, slot: Slot) -> Result<Vec<f32>, ModelError> {

@@ -206,7 +206,7 @@ impl Slot {
     }
 }
 
-fn dtype_of(format: Format) -> Dtype {
+pub(crate) fn dtype_of(format: Format) -> Dtype {
     match format {
         Format::F32 => Dtype::F32,
         Format::F16 => Dtype::F16,

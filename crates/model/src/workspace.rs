@@ -1,21 +1,20 @@
 //! The buffers of a forward pass, made once for the largest batch, and the thread pool that works on them. One workspace runs
-//! one batch at a time.
+//! one batch at a time. Their memory is the system's until they are first written, so a large batch costs only when it comes.
 
-use falaj_kernels::{Activations, AlignedVec, AttentionRow, Pool};
+use falaj_kernels::{Activations, AlignedVec, AttentionRow, Gated, Pool, Product};
 
 use crate::{Batch, Config, Model, ModelError, Want};
 
-/// Buffers for batches of up to `max_rows` rows (T), `max_outputs` of which want logits. Letters as in `decoder.rs`.
+/// Buffers for batches of up to `max_rows` rows (T), `max_outputs` of which want logits. Letters as in `decoder.rs`; P is
+/// the number of ways that rows take through feed-forward networks: T, or with experts T times those that a row uses.
 pub struct Workspace {
     pub(crate) pool: Pool,
     pub(crate) max_rows: usize,
     pub(crate) max_outputs: usize,
     /// (T, D): the residual stream.
     pub(crate) x: AlignedVec<f32>,
-    /// (T, D): its norm; at the end, of the rows that want something.
+    /// (T, D): at the end, the norm of the rows that want something.
     pub(crate) normed: AlignedVec<f32>,
-    /// (T, D): what a block adds.
-    pub(crate) branch: AlignedVec<f32>,
     /// (T, H, E)
     pub(crate) query: AlignedVec<f32>,
     /// (T, K, E)
@@ -24,28 +23,38 @@ pub struct Workspace {
     pub(crate) value: AlignedVec<f32>,
     /// (T, H, E)
     pub(crate) attended: AlignedVec<f32>,
-    /// (T, F)
-    pub(crate) gate: AlignedVec<f32>,
-    /// (T, F)
-    pub(crate) up: AlignedVec<f32>,
+    /// (P, F)
+    pub(crate) inner: AlignedVec<f32>,
     /// (T, E/2)
     pub(crate) cos: AlignedVec<f32>,
     /// (T, E/2)
     pub(crate) sin: AlignedVec<f32>,
-    /// (T, X)
-    pub(crate) routes: AlignedVec<f32>,
-    /// (T, D): the rows that chose one expert.
-    pub(crate) gathered: AlignedVec<f32>,
-    pub(crate) chosen: Vec<Chosen>,
+    /// What a mixture of experts needs beside.
+    pub(crate) mixture: Mixture,
     /// (outputs, V)
     pub(crate) logits: AlignedVec<f32>,
     pub(crate) activations: Activations,
     pub(crate) attention_rows: Vec<AttentionRow<'static>>,
+    /// The rows that want something, in their order.
+    pub(crate) wanted: Vec<usize>,
     /// Per row of the batch: where in `normed` (and `logits`) its output is.
     pub(crate) slots: Vec<Option<usize>>,
     logit_rows: usize,
     d: usize,
     v: usize,
+}
+
+/// Buffers of the experts; empty without them.
+pub(crate) struct Mixture {
+    /// (T, X)
+    pub(crate) routes: AlignedVec<f32>,
+    /// (P, D): the rows, those of one expert together; then what the experts make of them.
+    pub(crate) gathered: AlignedVec<f32>,
+    pub(crate) chosen: Vec<Chosen>,
+    /// (T, used): where in `chosen` a row's experts are, in ascending order.
+    pub(crate) places: Vec<usize>,
+    pub(crate) gated: Vec<Gated<'static>>,
+    pub(crate) products: Vec<Product<'static>>,
 }
 
 /// A row's choice of an expert.
@@ -64,34 +73,39 @@ impl Workspace {
         let &Config { hidden_size: d, heads, kv_heads, head_dim, ffn_size: f, vocab_size: v, .. } = config;
         let (experts, used) = config.experts.map_or((0, 0), |experts| (experts.count, experts.used));
         let widest = d.max(f).max(heads * head_dim);
-        for (rows, cols) in [(max_rows, widest), (max_rows, experts), (max_outputs, v)] {
+        for (rows, cols) in [(max_rows, widest * used.max(1)), (max_rows, experts), (max_outputs, v)] {
             let bytes = rows as u128 * cols as u128 * 4;
             if bytes > isize::MAX as u128 {
                 return Err(ModelError::TooLarge { what: "the workspace", bytes });
             }
         }
         let rows = |cols: usize| AlignedVec::new(max_rows * cols);
+        let (ways, uses) = (max_rows * used.max(1), max_rows * used);
         Ok(Self {
             pool,
             max_rows,
             max_outputs,
             x: rows(d),
             normed: rows(d),
-            branch: rows(d),
             query: rows(heads * head_dim),
             key: rows(kv_heads * head_dim),
             value: rows(kv_heads * head_dim),
             attended: rows(heads * head_dim),
-            gate: rows(f),
-            up: rows(f),
+            inner: AlignedVec::new(ways * f),
             cos: rows(head_dim / 2),
             sin: rows(head_dim / 2),
-            routes: rows(experts),
-            gathered: rows(if experts > 0 { d } else { 0 }),
-            chosen: Vec::with_capacity(max_rows * used),
+            mixture: Mixture {
+                routes: rows(experts),
+                gathered: AlignedVec::new(uses * d),
+                chosen: Vec::with_capacity(uses),
+                places: Vec::with_capacity(uses),
+                gated: Vec::with_capacity(experts),
+                products: Vec::with_capacity(experts),
+            },
             logits: AlignedVec::new(max_outputs * v),
-            activations: Activations::new(max_rows, widest),
+            activations: Activations::new(ways, widest),
             attention_rows: Vec::with_capacity(max_rows),
+            wanted: Vec::with_capacity(max_rows),
             slots: Vec::with_capacity(max_rows),
             logit_rows: 0,
             d,
@@ -135,14 +149,16 @@ impl Workspace {
             Want::Logits => logits.next(),
             Want::Hidden => hidden.next(),
         }));
+        self.wanted.clear();
+        self.wanted.extend(self.slots.iter().enumerate().filter_map(|(row, slot)| slot.map(|_| row)));
     }
 }
 
-/// The same allocation, empty, for another lifetime: rows borrow the batch, the buffer outlives it. The standard library
-/// collects in place; if it ever stops, this allocates and is still right.
-pub(crate) fn recycle<'b>(mut rows: Vec<AttentionRow<'_>>) -> Vec<AttentionRow<'b>> {
-    rows.clear();
-    rows.into_iter().map_while(|_| None).collect()
+/// The same allocation, empty, for values of another lifetime: these borrow a step's data, the buffer outlives it. The
+/// standard library collects in place; if it ever stops, this allocates and is still right.
+pub(crate) fn recycle<A, B>(mut values: Vec<A>) -> Vec<B> {
+    values.clear();
+    values.into_iter().map_while(|_| None).collect()
 }
 
 #[cfg(test)]
@@ -154,7 +170,7 @@ mod tests {
         let rows: Vec<AttentionRow> = Vec::with_capacity(100);
         let start = rows.as_ptr();
         let page_table = [1];
-        let mut borrowed = recycle(rows);
+        let mut borrowed: Vec<AttentionRow> = recycle(rows);
         borrowed.push(AttentionRow { page_table: &page_table, position: 0 });
         let again: Vec<AttentionRow<'static>> = recycle(borrowed);
         assert_eq!((again.as_ptr(), again.capacity(), again.len()), (start, 100, 0));

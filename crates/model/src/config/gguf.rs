@@ -5,9 +5,22 @@ use falaj_kernels::RopeLayout;
 
 use super::{Config, DEFAULT_THETA, Experts, Rope, RopeScaling, invalid, yarn_mscale};
 use crate::ModelError;
+use crate::optimize::{PACKED_ARCHITECTURE, PACKED_OF_KEY, PACKED_VERSION, PACKED_VERSION_KEY};
 
 pub(super) fn read(gguf: &Gguf) -> Result<Config, ModelError> {
-    let architecture = gguf.str("general.architecture")?;
+    let architecture = match gguf.str("general.architecture")? {
+        PACKED_ARCHITECTURE => match gguf.u32(PACKED_VERSION_KEY)? {
+            PACKED_VERSION => gguf.str(PACKED_OF_KEY)?,
+            other => {
+                return Err(invalid(
+                    PACKED_VERSION_KEY,
+                    other,
+                    "this program reads another version; optimize the model again",
+                ));
+            }
+        },
+        architecture => architecture,
+    };
     if !matches!(architecture, "llama" | "mistral") {
         return Err(ModelError::Architecture { name: architecture.chars().take(64).collect() });
     }
@@ -53,7 +66,11 @@ pub(super) fn read(gguf: &Gguf) -> Result<Config, ModelError> {
 }
 
 fn vocab_size(keys: &Keys) -> Result<usize, ModelError> {
-    // The embedding's own rows are the truth; the metadata key is optional and old converters got it wrong.
+    // The embedding's own rows are the truth; the metadata key is optional and old converters got it wrong. In panels,
+    // rows may be more than there are, and the key is ours.
+    if keys.gguf.metadata.contains_key(PACKED_VERSION_KEY) {
+        return keys.size("vocab_size")?.ok_or(ModelError::Missing { field: "vocab_size" });
+    }
     let rows = keys.gguf.tensors.get("token_embd.weight").and_then(|entry| entry.shape.first().copied());
     match rows {
         Some(rows) => Ok(rows),

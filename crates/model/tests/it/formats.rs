@@ -10,12 +10,13 @@ use falaj_model::synthetic::Checkpoint;
 use crate::golden::Golden;
 use crate::run::{load_gguf, logits, max_abs_diff};
 
-/// Format; bound against f32 arithmetic on the same weights (the quantised ones meet activations in 8 bits, which is the
-/// whole difference); bound against the original weights. Logits are about 1 in size.
+/// Format; bound against f32 arithmetic on the same weights (the quantised ones meet activations in 8-bit blocks, BF16 ones
+/// activations rounded to bf16, which is the whole difference); bound against the original weights. Logits are about 1 in
+/// size.
 const BOUNDS: [(Format, f32, f32); 8] = [
     (Format::F32, 0.0, 0.0),
     (Format::F16, 0.0, 2e-3),
-    (Format::BF16, 0.0, 2e-2),
+    (Format::BF16, 1.5e-2, 2e-2),
     (Format::Q8_0, 4e-2, 6e-2),
     (Format::Q6_K, 4e-2, 0.15),
     (Format::Q5_K, 4e-2, 0.25),
@@ -48,7 +49,7 @@ fn every_format_computes_a_mixture() {
         let outside = |pair: &(&Vec<f32>, &Vec<f32>)| pair.0.iter().zip(pair.1).any(|(a, b)| (a - b).abs() > bound);
         let jumped = ours.iter().zip(&reference).filter(outside).count();
         println!("{format}: {jumped} of {} positions took another expert", ours.len());
-        assert!(jumped <= if format.is_quantized() { 3 } else { 0 }, "{format}: {jumped}");
+        assert!(jumped <= if bound > 0.0 { 3 } else { 0 }, "{format}: {jumped}");
     }
 }
 

@@ -8,7 +8,7 @@ use falaj_model::{Batch, KvCache, LoadOptions, Model, ModelError, PAGE_TOKENS, W
 pub fn load_gguf(bytes: Vec<u8>, isa: Option<Isa>) -> Result<Model, ModelError> {
     let digest = Digest::of(&bytes);
     let files = Verified::<ModelFiles>::embedded(bytes.leak(), digest)?;
-    load(&files, LoadOptions { isa })
+    load(&files, LoadOptions { isa, threads: 2, ..LoadOptions::default() })
 }
 
 /// Logits of every position, (tokens, V), with the prompt cut into steps of `chunk` rows.

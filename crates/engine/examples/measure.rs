@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let started = Instant::now();
     let (files, _) = Verified::as_found(Path::new(&options.model), "measured", &mut |_| {})?;
-    let model = Arc::new(falaj_model::load(&files, LoadOptions { isa: options.isa })?);
+    let model = Arc::new(falaj_model::load(&files, LoadOptions { isa: options.isa, ..LoadOptions::default() })?);
     let engine = Engine::start(
         Arc::clone(&model),
         EngineOptions {

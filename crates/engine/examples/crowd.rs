@@ -1,6 +1,6 @@
 //! A crowd straight on the engine: so many clients at once, each with a prompt of its own (after a common beginning, if any) and so
 //! many tokens to generate. Prints tokens per second in all, the median time to the first token, and the longest gap.
-//! `cargo run --release -p falaj-engine --example crowd -- MODEL.gguf [CLIENTS [PROMPT [OUT [SHARED [ROUNDS]]]]]`
+//! `cargo run --release -p falaj-engine --example crowd -- MODEL.gguf [CLIENTS [PROMPT [OUT [SHARED [ROUNDS [TEMPERATURE]]]]]]`
 
 use std::sync::Arc;
 use std::thread;
@@ -11,11 +11,12 @@ use falaj_engine::{Engine, EngineOptions, Event, Request, Sampling};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
-    let path = args.next().ok_or("usage: crowd MODEL.gguf [CLIENTS [PROMPT [OUT [SHARED [ROUNDS]]]]]")?;
+    let path = args.next().ok_or("usage: crowd MODEL.gguf [CLIENTS [PROMPT [OUT [SHARED [ROUNDS [TEMPERATURE]]]]]]")?;
     let numbers = args.map(|text| text.parse()).collect::<Result<Vec<usize>, _>>()?;
     let number = |place: usize, default| numbers.get(place).copied().unwrap_or(default);
     let (clients, prompt, out) = (number(0, 32), number(1, 128), number(2, 48));
     let (shared, rounds) = (number(3, 0), number(4, 1));
+    let temperature = number(5, 0) as f32;
 
     let bytes: &'static [u8] = std::fs::read(&path)?.leak();
     let files = Verified::<ModelFiles>::embedded(bytes, Digest::of(bytes))?;
@@ -24,12 +25,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let engine = Engine::start(model, options)?;
     for round in 0..rounds {
         let seed = (round * clients) as u32;
-        crowd(&engine, seed, clients, prompt, out, shared);
+        crowd(&engine, seed, clients, prompt, out, shared, temperature);
     }
     Ok(())
 }
 
-fn crowd(engine: &Engine, seed: u32, clients: usize, prompt: usize, out: usize, shared: usize) {
+fn crowd(engine: &Engine, seed: u32, clients: usize, prompt: usize, out: usize, shared: usize, temperature: f32) {
     let vocab = engine.model().vocab_size() as u32;
     let token =
         |salt: u32, place: usize| (salt.wrapping_mul(40_503) ^ (place as u32).wrapping_mul(2_654_435_761)) % vocab;
@@ -41,7 +42,7 @@ fn crowd(engine: &Engine, seed: u32, clients: usize, prompt: usize, out: usize, 
                 scope.spawn(move || {
                     let common = (0..shared).map(|place| token(u32::MAX - seed, place));
                     let own = (0..prompt).map(|place| token(seed + client + 1, place));
-                    read(engine, common.chain(own).collect(), out)
+                    read(engine, common.chain(own).collect(), out, temperature)
                 })
             })
             .collect();
@@ -76,12 +77,12 @@ fn crowd(engine: &Engine, seed: u32, clients: usize, prompt: usize, out: usize, 
 }
 
 /// Time to the first token, the longest time between two, and how many came.
-fn read(engine: &Engine, prompt: Vec<u32>, out: usize) -> (Duration, Duration, usize) {
+fn read(engine: &Engine, prompt: Vec<u32>, out: usize, temperature: f32) -> (Duration, Duration, usize) {
     let begun = Instant::now();
     let request = Request {
+        sampling: Sampling { temperature, top_p: 0.95, seed: prompt.len() as u64, ..Sampling::default() },
         prompt,
         max_tokens: out as u32,
-        sampling: Sampling::default(),
         stop_tokens: Vec::new(),
         min_tokens: 0,
         constraint: None,

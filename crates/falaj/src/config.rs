@@ -196,6 +196,9 @@ impl Config {
                     step_tokens: raw.count("engine.step_tokens", MOST_STEP_TOKENS)?,
                     context_tokens: raw.number("engine.context_tokens", 0)?,
                     prefix_cache: raw.parse("engine.prefix_cache", "`true` or `false`", |text| text.parse().ok())?,
+                    prefix_dir: raw.path("engine.prefix_dir").map(std::path::absolute).transpose()?,
+                    prefix_disk_bytes: raw.number("engine.prefix_disk_bytes", 0)?,
+                    step_ms: raw.number("engine.step_ms", 0)?,
                     ..EngineOptions::default()
                 },
             },

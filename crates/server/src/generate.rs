@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
-use falaj_engine::{Event, Request, Sampling};
+use falaj_engine::{Choice, Event, Request, Sampling};
 use falaj_text::Matcher;
 
 pub(crate) use lane::{Finish, Logprob, Piece};
@@ -97,19 +97,23 @@ impl Generation {
             let room = context_tokens.saturating_sub(prompt.len());
             // No room at all is refused by the engine, which knows how many tokens that would need.
             let room = u32::try_from(room).unwrap_or(u32::MAX).max(1);
-            for choice in 0..job.n {
-                let mut sampling = job.sampling.clone();
-                sampling.seed = sampling.seed.wrapping_add(u64::from(choice));
-                let stream = job.served.engine.submit(Request {
-                    prompt: prompt.clone(),
-                    max_tokens: job.max_tokens.unwrap_or(room).min(room),
-                    sampling,
-                    stop_tokens: job.served.text.tokenizer.eos_tokens(),
-                    min_tokens: job.min_tokens,
-                    constraint: constraints.next().map(lane::constraint),
-                    cache_salt: job.cache_salt,
-                    logprobs: job.logprobs,
-                })?;
+            let mut choices = (0..job.n).map(|choice| Choice {
+                seed: job.sampling.seed.wrapping_add(u64::from(choice)),
+                constraint: constraints.next().map(lane::constraint),
+            });
+            let Some(first) = choices.next() else { continue };
+            let more = choices.collect();
+            let request = Request {
+                prompt: prompt.clone(),
+                max_tokens: job.max_tokens.unwrap_or(room).min(room),
+                sampling: job.sampling.clone(),
+                stop_tokens: job.served.text.tokenizer.eos_tokens(),
+                min_tokens: job.min_tokens,
+                constraint: first.constraint,
+                cache_salt: job.cache_salt,
+                logprobs: job.logprobs,
+            };
+            for stream in job.served.engine.submit_choices(request, more)? {
                 lanes.push(Lane::new(&job, stream, job.max_tokens.is_none_or(|most| most > room)));
             }
         }
@@ -190,7 +194,7 @@ impl Generation {
     pub(crate) fn counts(&self) -> Counts {
         Counts {
             prompt: self.prompt_tokens,
-            // Further choices of a prompt find it in the cache because the first has just put it there.
+            // Further choices of a prompt share what the first has just computed.
             cached: self.lanes.iter().step_by(self.choices_per_prompt()).map(|lane| lane.cached_tokens).sum(),
             generated: self.lanes.iter().map(|lane| lane.generated_tokens).sum(),
         }

@@ -42,19 +42,6 @@ impl MappedFile {
         }
     }
 
-    /// Makes `range` readable without page faults, one call to the system in place of one fault for every 64 KiB; reads
-    /// what is not in memory from the disk. A hint: right before a tensor is packed. Linux only.
-    ///
-    /// # Panics
-    /// Where `range` is outside the file.
-    pub fn populate(&self, range: Range<usize>) {
-        assert!(range.start <= range.end && range.end <= self.len(), "{range:?} of {} bytes", self.len());
-        #[cfg(target_os = "linux")]
-        if let (Some(map), false) = (&self.map, range.is_empty()) {
-            let _ = map.advise_range(memmap2::Advice::PopulateRead, range.start, range.len());
-        }
-    }
-
     /// Gives the memory that holds `range` back, as far as it counts for this process: for bytes that have been packed
     /// into another buffer. Reading them again is allowed and gives the same bytes, from the file. Pages of 4 KiB that
     /// `range` shares with its neighbours go too. Linux only; elsewhere the system takes them when it needs memory.
@@ -99,7 +86,6 @@ mod tests {
         let empty = MappedFile::open(&path).unwrap();
         assert!(empty.is_empty());
         empty.advise_sequential();
-        empty.populate(0..0);
         empty.release(0..0);
         std::fs::remove_file(&path).unwrap();
         assert_eq!(MappedFile::open(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
@@ -107,7 +93,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn memory_comes_at_populate_goes_at_release_and_the_bytes_stay() {
+    fn memory_goes_at_release_and_the_bytes_stay() {
         use crate::buffer::tests::in_memory;
         let path = std::env::temp_dir().join(format!("falaj-released-{}", std::process::id()));
         let bytes: Vec<u8> = (0..1 << 20).map(|i: u32| (i * 7 / 3) as u8).collect();
@@ -116,8 +102,6 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         let pages = |range: Range<usize>| range.step_by(4096).filter(|&at| in_memory(&file[at])).count();
         file.advise_sequential();
-        file.populate(5000..300_000);
-        assert_eq!(pages(4096..300_000), 73);
         assert_eq!(file[..], bytes[..]);
         assert_eq!(pages(0..1 << 20), 256);
         file.release(262_144..524_289);

@@ -1,55 +1,81 @@
-//! How fast attention reads its cache: GB/s of f16 keys and values for one query row, per ISA.
-//! `cargo run --release -p falaj-kernels --example attention_rate [threads]`. A probe, not the project's bench.
+//! How fast attention is, per format and ISA, for 32 query heads over 4 kv heads of size 64 (or as given): a prompt's last 64
+//! rows in GFLOP/s, and one decoded row in GB/s of keys and values that are in no cache.
+//! `cargo run --release -p falaj-kernels --example attention_rate [threads [head_dim [isa]]]`. A probe, not the project's bench.
 
 use std::time::{Duration, Instant};
 
-use falaj_kernels::{AttentionArgs, AttentionRow, Isa, KvView, Ops, Pool};
+use falaj_kernels::{AlignedVec, AttentionArgs, AttentionRow, Isa, KvFormat, KvView, Ops, PAGE_TOKENS, Pool};
+
+const HEADS: usize = 32;
+const KV_HEADS: usize = 4;
+const PROMPT_ROWS: usize = 64;
+/// More than a last-level cache.
+const STORE_BYTES: usize = 192 << 20;
 
 fn main() {
-    let threads = std::env::args().nth(1).map_or(2, |word| word.parse().expect("threads is a number"));
+    let number = |n: usize, or: usize| std::env::args().nth(n).map_or(or, |word| word.parse().expect("a number"));
+    let (threads, dim) = (number(1, 2), number(2, 64));
+    let only = std::env::args().nth(3);
     let pool = Pool::new(threads);
-    println!("{threads} threads; f16, pages of 16; one query row");
-    println!("isa      heads/kv  dim  tokens      µs   GB/s");
+    println!("{threads} threads, {HEADS} heads over {KV_HEADS} of {dim}");
+    println!("isa     kv    tokens  prompt: ms  GFLOP/s  decode: µs   GB/s");
     for isa in Isa::available().into_iter().filter(|&isa| isa != Isa::Scalar) {
-        for (heads, kv_heads, dim) in [(32, 8, 128), (16, 4, 64), (8, 8, 64)] {
-            for tokens in [256usize, 2048, 8192] {
-                let seconds = time(&Ops::new(isa), &pool, heads, kv_heads, dim, tokens);
-                let bytes = (tokens * kv_heads * dim * 4) as f64;
+        if only.as_ref().is_some_and(|only| *only != isa.name()) {
+            continue;
+        }
+        for format in KvFormat::ALL {
+            let mut store = AlignedVec::<u8>::new(STORE_BYTES);
+            store.fill(0x3c);
+            for tokens in [512, 4096, 8192, 32768] {
+                let ops = Ops::new(isa);
+                let prompt = time(&ops, &pool, format, &store, dim, tokens, PROMPT_ROWS);
+                let decode = time(&ops, &pool, format, &store, dim, tokens, 1);
+                let flops = (PROMPT_ROWS * HEADS * dim * 4 * (tokens - PROMPT_ROWS / 2)) as f64;
+                let bytes = (tokens / PAGE_TOKENS * KV_HEADS * format.block_bytes(dim)) as f64;
                 println!(
-                    "{:8} {heads:>5}/{kv_heads} {dim:>5} {tokens:>7} {:>7.0} {:>6.1}",
+                    "{:7} {:5} {tokens:>6} {:>11.2} {:>8.0} {:>11.0} {:>6.1}",
                     isa.name(),
-                    seconds * 1e6,
-                    bytes / seconds / 1e9
+                    format!("{format:?}"),
+                    prompt * 1e3,
+                    flops / prompt / 1e9,
+                    decode * 1e6,
+                    bytes / decode / 1e9
                 );
             }
         }
     }
 }
 
-fn time(ops: &Ops, pool: &Pool, heads: usize, kv_heads: usize, dim: usize, tokens: usize) -> f64 {
-    let store: Vec<u16> = (0..tokens * kv_heads * dim).map(|i| 0x3000 + (i * 37 % 1024) as u16).collect();
-    let q: Vec<f32> = (0..heads * dim).map(|i| (i as f32).sin()).collect();
-    let page_table: Vec<u32> = (0..tokens as u32 / 16).collect();
-    let rows = [AttentionRow { page_table: &page_table, position: tokens as u32 - 1 }];
-    let args = AttentionArgs {
-        q: &q,
-        heads,
-        kv_heads,
-        head_dim: dim,
-        keys: KvView::F16(&store),
-        values: KvView::F16(&store),
-        page_tokens: 16,
-        rows: &rows,
-        window: None,
-        scale: 0.1,
-    };
+/// Median seconds of the last `count` rows of a context of `tokens`, each time in another part of the store.
+fn time(ops: &Ops, pool: &Pool, format: KvFormat, store: &[u8], dim: usize, tokens: usize, count: usize) -> f64 {
+    let q: Vec<f32> = (0..count * HEADS * dim).map(|i| (i as f32).sin()).collect();
+    let pages = tokens / PAGE_TOKENS;
+    let bytes = pages * KV_HEADS * format.block_bytes(dim);
+    let page_table: Vec<u32> = (0..pages as u32).collect();
+    let position = |row: usize| (tokens - count + row) as u32;
+    let rows: Vec<_> =
+        (0..count).map(|row| AttentionRow { page_table: &page_table, position: position(row) }).collect();
     let mut out = vec![0.0; q.len()];
-    let mut best = Duration::MAX;
+    let mut times = Vec::new();
     let start = Instant::now();
-    while start.elapsed() < Duration::from_millis(200) {
-        let start = Instant::now();
+    for layer in store.chunks_exact(bytes).cycle() {
+        let args = AttentionArgs {
+            q: &q,
+            heads: HEADS,
+            kv_heads: KV_HEADS,
+            head_dim: dim,
+            kv: KvView { format, pages: layer },
+            rows: &rows,
+            window: None,
+            scale: 0.1,
+        };
+        let begin = Instant::now();
         ops.attention(pool, &args, &mut out);
-        best = best.min(start.elapsed());
+        times.push(begin.elapsed());
+        if start.elapsed() > Duration::from_millis(250) && times.len() > 2 {
+            break;
+        }
     }
-    best.as_secs_f64()
+    times.sort_unstable();
+    times[times.len() / 2].as_secs_f64()
 }

@@ -24,6 +24,22 @@ pub(crate) fn exp_lanes<S: Simd>(s: S, x: S::F) -> S::F {
     s.mul(s.mul(p, s.exp2i(half)), s.exp2i(s.sub(n, half)))
 }
 
+/// 2^x for x in −125..=127, within 3 units in the last place; anything below. For weights that are rounded anyway, or scaled by a sum of their kind.
+/// Source: 2^round(x) times a polynomial of degree 5 on |r| ≤ 1/2, of least relative error (1e-7) among those that give 1 at 0.
+#[inline(always)]
+pub(crate) fn exp2_lanes<S: Simd>(s: S, x: S::F) -> S::F {
+    let n = s.round(x);
+    let r = s.sub(x, n);
+    let mut p = s.splat(EXP2_COEFFICIENTS[0]);
+    for &c in &EXP2_COEFFICIENTS[1..] {
+        p = s.fma(p, r, s.splat(c));
+    }
+    s.mul(p, s.exp2i(n))
+}
+
+#[expect(clippy::approx_constant, reason = "ln 2 is not the best first coefficient")]
+const EXP2_COEFFICIENTS: [f32; 6] = [0.001_326_472_7, 0.009_671_513, 0.055_507_336, 0.240_222_42, 0.693_147, 1.0];
+
 // Beyond these the result is 0 or infinity.
 const SMALLEST: f32 = -104.5;
 const LARGEST: f32 = 89.5;
@@ -46,6 +62,16 @@ mod tests {
             worst = worst.max((f64::from(exp(x)) - exact).abs() / unit);
         }
         assert!(worst < 1.5, "{worst}");
+    }
+
+    #[test]
+    fn powers_of_two_stay_within_three_units_of_the_f64_result() {
+        for i in -60_000..=20_000 {
+            let x = i as f32 * 1e-3;
+            let (got, exact) = (f64::from(Scalar.largest(exp2_lanes(Scalar, [x; 16]))), f64::from(x).exp2());
+            assert!((got / exact - 1.0).abs() < 1.8e-7, "{x}: {got:e} {exact:e}");
+        }
+        assert_eq!(Scalar.largest(exp2_lanes(Scalar, [-56.0; 16])), 2f32.powi(-56));
     }
 
     #[test]

@@ -30,6 +30,7 @@ mod topology;
 
 pub use activations::{ActivationKind, Activations};
 pub use allocations::CountingAllocator;
+pub use attention::page::{PAGE_TOKENS, StoreArgs};
 pub use attention::{AttentionArgs, AttentionRow, KvFormat, KvView};
 pub use buffer::{AlignedVec, Pod};
 pub use exp::exp;

@@ -3,6 +3,7 @@
 mod table;
 
 use crate::activations::{Activations, BlockRowMut};
+use crate::attention::page::{self, StoreArgs};
 use crate::attention::{self, AttentionArgs};
 use crate::dequantize;
 use crate::format::{Format, Matrix};
@@ -192,9 +193,21 @@ impl Ops {
     /// # Panics
     /// Where shapes differ, a position has no page, or a page is not in the store.
     pub fn attention(&self, pool: &Pool, args: &AttentionArgs, out: &mut [f32]) {
-        attention::attention(pool, args, out, |args, row, kv_head, scores, out| {
+        attention::attention(pool, args, out, |args, rows, kv_head, scratch, out| {
             // SAFETY: the invariant of `table`.
-            unsafe { (self.table.attend)(args, row, kv_head, scores, out) }
+            unsafe { (self.table.attend)(args, rows, kv_head, scratch, out) }
+        });
+    }
+
+    /// RoPE of q and of k in place, and k and v into the pages, for all rows of a batch in one stage. A position's key and value
+    /// replace what lay there, and make undefined what lies at later positions of its page.
+    ///
+    /// # Panics
+    /// Where shapes differ, a position has no page, or a page is not in the store.
+    pub fn rotate_and_store(&self, pool: &Pool, args: &mut StoreArgs) {
+        page::rotate_and_store(pool, args, |store, kv_head| {
+            // SAFETY: the invariant of `table`.
+            unsafe { (self.table.store_head)(store, kv_head) }
         });
     }
 

@@ -41,7 +41,6 @@ pub(crate) trait Simd: Copy {
     fn spread_2(self, from: &[f32; 2]) -> Self::F;
     /// Each value in four lanes.
     fn spread_4(self, from: &[f32; 4]) -> Self::F;
-    fn load_f16(self, from: &[u16; 16]) -> Self::F;
     /// Rounds to nearest even.
     fn store_f16(self, v: Self::F, to: &mut [u16; 16]);
     /// Little-endian elements of a matrix row, at any alignment.
@@ -128,6 +127,11 @@ pub(crate) trait Simd: Copy {
     fn bf16_pairs(self, from: &[u8; 64]) -> (Self::F, Self::F);
     /// Asks for a cache line that will be read soon; any address will do.
     fn prefetch(self, at: *const u8);
+
+    /// v where x is not below `bound`, else +0.
+    fn keep_from(self, v: Self::F, x: Self::F, bound: Self::F) -> Self::F;
+    /// To the nearest bf16, ties to even. A NaN with all bits set may become another value.
+    fn round_bf16(self, v: Self::F) -> Self::F;
 }
 
 /// Up to sixteen values, then zeros.

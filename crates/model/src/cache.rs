@@ -5,24 +5,22 @@
     expect(clippy::indexing_slicing, reason = "pages and sizes were checked before the batch began")
 )]
 
-use falaj_kernels::{AlignedVec, KvFormat, KvView, Ops};
+use std::ops::Range;
+
+use falaj_kernels::{AlignedVec, KvFormat, KvView};
 
 use crate::{Config, ModelError};
 
 /// Positions per page.
-pub const PAGE_TOKENS: usize = 16;
+pub const PAGE_TOKENS: usize = falaj_kernels::PAGE_TOKENS;
 
-/// Per layer, `keys` and `values`: (pages, K, PAGE_TOKENS, E), so that one head's keys of a page are contiguous.
+/// Per layer: (pages, K, bytes of a block), where a block holds a page's keys and values of one head.
 pub struct KvCache {
-    layers: Vec<(Store, Store)>,
+    layers: Vec<AlignedVec<u8>>,
+    format: KvFormat,
     pages: usize,
-    kv_heads: usize,
-    head_dim: usize,
-}
-
-enum Store {
-    F16(AlignedVec<u16>),
-    F32(AlignedVec<f32>),
+    /// Bytes of one page in one layer.
+    layer_page: usize,
 }
 
 impl KvCache {
@@ -31,7 +29,6 @@ impl KvCache {
     /// # Errors
     /// A size that overflows, or that the system refuses at once.
     pub fn new(config: &Config, format: KvFormat, pages: usize) -> Result<Self, ModelError> {
-        let per_page = config.kv_heads * PAGE_TOKENS * config.head_dim;
         let bytes = Self::page_bytes(config, format) as u128 * pages as u128;
         // Asked for in one piece and given back: the buffers themselves would abort the process. No page of it is touched.
         // The black box keeps the compiler from leaving out what looks unused.
@@ -40,103 +37,76 @@ impl KvCache {
         if bytes > isize::MAX as u128 || refused(bytes) {
             return Err(ModelError::TooLarge { what: "the cache", bytes });
         }
-        let store = || match format {
-            KvFormat::F16 => Store::F16(AlignedVec::new(pages * per_page)),
-            KvFormat::F32 => Store::F32(AlignedVec::new(pages * per_page)),
-        };
-        let layers = (0..config.layers).map(|_| (store(), store())).collect();
-        Ok(Self { layers, pages, kv_heads: config.kv_heads, head_dim: config.head_dim })
+        let layer_page = layer_page_bytes(config, format);
+        let layers = (0..config.layers).map(|_| AlignedVec::new(pages * layer_page)).collect();
+        Ok(Self { layers, format, pages, layer_page })
     }
 
     /// Bytes of one page in all layers.
     pub fn page_bytes(config: &Config, format: KvFormat) -> usize {
-        PAGE_TOKENS * config.cache_bytes_per_token(format.element_bytes())
+        config.layers * layer_page_bytes(config, format)
     }
 
     pub fn pages(&self) -> usize {
         self.pages
     }
 
-    /// Copies a page's content in all layers.
+    pub fn format(&self) -> KvFormat {
+        self.format
+    }
+
+    /// Copies what page `from` holds, in all layers, over page `to`.
+    ///
+    /// # Panics
+    /// Where the cache has no such page; also in the two below.
     pub fn copy_page(&mut self, from: u32, to: u32) {
-        let per_page = self.kv_heads * PAGE_TOKENS * self.head_dim;
-        let (from, to) = (from as usize * per_page, to as usize * per_page);
-        for (keys, values) in &mut self.layers {
-            for store in [keys, values] {
-                match store {
-                    Store::F16(all) => all.copy_within(from..from + per_page, to),
-                    Store::F32(all) => all.copy_within(from..from + per_page, to),
-                }
-            }
+        let (from, to) = (self.place(from), self.place(to));
+        for layer in &mut self.layers {
+            layer.copy_within(from.clone(), to.start);
         }
     }
 
-    /// A page's content in all layers, [`KvCache::page_bytes`] long.
+    /// What a page holds in all layers, as a cache of the same model and format takes it back. out: [`Self::page_bytes`].
+    ///
+    /// # Panics
+    /// Where `out` has another length.
     pub fn read_page(&self, page: u32, out: &mut [u8]) {
-        let per_page = self.kv_heads * PAGE_TOKENS * self.head_dim;
-        let start = page as usize * per_page;
-        let mut out = out.iter_mut();
-        let mut put = |bytes: &[u8]| bytes.iter().zip(&mut out).for_each(|(byte, out)| *out = *byte);
-        for (keys, values) in &self.layers {
-            for store in [keys, values] {
-                match store {
-                    Store::F16(all) => all[start..start + per_page].iter().for_each(|value| put(&value.to_le_bytes())),
-                    Store::F32(all) => all[start..start + per_page].iter().for_each(|value| put(&value.to_le_bytes())),
-                }
-            }
+        assert_eq!(out.len(), self.layers.len() * self.layer_page, "a page of all layers");
+        let place = self.place(page);
+        for (layer, out) in self.layers.iter().zip(out.chunks_exact_mut(self.layer_page.max(1))) {
+            out.copy_from_slice(&layer[place.clone()]);
         }
     }
 
-    /// The inverse of [`KvCache::read_page`].
+    /// The inverse. The caller vouches for the bytes: what attention makes of others is not defined, but never unsafe.
+    ///
+    /// # Panics
+    /// Where `bytes` has another length.
     pub fn write_page(&mut self, page: u32, bytes: &[u8]) {
-        let per_page = self.kv_heads * PAGE_TOKENS * self.head_dim;
-        let start = page as usize * per_page;
-        let (mut halves, mut words) = (bytes.as_chunks().0.iter(), bytes.as_chunks().0.iter());
-        for (keys, values) in &mut self.layers {
-            for store in [keys, values] {
-                match store {
-                    Store::F16(all) => {
-                        let values = halves.by_ref().map(|bytes| u16::from_le_bytes(*bytes));
-                        all[start..start + per_page].iter_mut().zip(values).for_each(|(to, value)| *to = value);
-                    }
-                    Store::F32(all) => {
-                        let values = words.by_ref().map(|bytes| f32::from_le_bytes(*bytes));
-                        all[start..start + per_page].iter_mut().zip(values).for_each(|(to, value)| *to = value);
-                    }
-                }
-            }
+        assert_eq!(bytes.len(), self.layers.len() * self.layer_page, "a page of all layers");
+        let place = self.place(page);
+        for (layer, bytes) in self.layers.iter_mut().zip(bytes.chunks_exact(self.layer_page.max(1))) {
+            layer[place.clone()].copy_from_slice(bytes);
         }
     }
 
-    /// Writes one position's keys and values, (K, E) each.
-    pub(crate) fn write(&mut self, ops: &Ops, layer: usize, page: usize, slot: usize, key: &[f32], value: &[f32]) {
-        let (kv_heads, e) = (self.kv_heads, self.head_dim);
-        let (keys, values) = &mut self.layers[layer];
-        for (store, source) in [(keys, key), (values, value)] {
-            for (head, vector) in source.chunks_exact(e).enumerate() {
-                let start = ((page * kv_heads + head) * PAGE_TOKENS + slot) * e;
-                match store {
-                    Store::F16(to) => ops.to_f16(vector, &mut to[start..start + e]),
-                    Store::F32(to) => to[start..start + e].copy_from_slice(vector),
-                }
-            }
-        }
+    fn place(&self, page: u32) -> Range<usize> {
+        let start = page as usize * self.layer_page;
+        start..start + self.layer_page
     }
 
-    /// All keys and all values of a layer.
-    pub(crate) fn layer(&self, layer: usize) -> (KvView<'_>, KvView<'_>) {
-        let (keys, values) = &self.layers[layer];
-        (keys.view(), values.view())
+    /// All pages of a layer.
+    pub(crate) fn layer(&self, layer: usize) -> KvView<'_> {
+        KvView { format: self.format, pages: &self.layers[layer] }
+    }
+
+    pub(crate) fn layer_mut(&mut self, layer: usize) -> &mut [u8] {
+        &mut self.layers[layer]
     }
 }
 
-impl Store {
-    fn view(&self) -> KvView<'_> {
-        match self {
-            Store::F16(values) => KvView::F16(values),
-            Store::F32(values) => KvView::F32(values),
-        }
-    }
+fn layer_page_bytes(config: &Config, format: KvFormat) -> usize {
+    config.kv_heads * format.block_bytes(config.head_dim)
 }
 
 #[cfg(test)]
@@ -149,5 +119,21 @@ mod tests {
         // More than the address space of any process, less than what overflows.
         let pages = (1 << 50) / KvCache::page_bytes(&config, KvFormat::F16);
         assert!(matches!(KvCache::new(&config, KvFormat::F16, pages), Err(ModelError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn pages_are_copied_and_come_back() {
+        let config = crate::synthetic::tiny_config(50, 256);
+        for format in KvFormat::ALL {
+            let mut cache = KvCache::new(&config, format, 3).unwrap();
+            let bytes: Vec<u8> = (0..KvCache::page_bytes(&config, format)).map(|i| (i * 7 % 251) as u8).collect();
+            cache.write_page(2, &bytes);
+            cache.copy_page(2, 0);
+            let mut out = vec![0; bytes.len()];
+            for (page, expected) in [(0, &bytes), (1, &vec![0; bytes.len()]), (2, &bytes)] {
+                cache.read_page(page, &mut out);
+                assert!(out == *expected, "{format:?} page {page}");
+            }
+        }
     }
 }

@@ -13,7 +13,7 @@
 )]
 
 use falaj_artifact::Digest;
-use falaj_kernels::{ActivationKind, AttentionArgs, Gated, Ops, Product, Then};
+use falaj_kernels::{ActivationKind, AttentionArgs, Gated, Ops, Product, StoreArgs, Then};
 use falaj_tensor::Weight;
 
 use crate::cache::{KvCache, PAGE_TOKENS};
@@ -144,21 +144,24 @@ impl Model {
         ];
         self.ops.matmul(&ws.pool, &ws.activations, products);
 
-        for row in 0..t {
-            let (cos, sin) = (&ws.cos[row * half..][..half], &ws.sin[row * half..][..half]);
-            let rotated = ws.query[row * queries..][..queries].chunks_exact_mut(head_dim);
-            for head in rotated.chain(ws.key[row * keys..][..keys].chunks_exact_mut(head_dim)) {
-                self.ops.rope(head, cos, sin, self.config.rope.layout);
-            }
-            let position = batch.positions[row] as usize;
-            let page = batch.pages[batch.tables[row].start + position / PAGE_TOKENS];
-            let (key, value) = (&ws.key[row * keys..][..keys], &ws.value[row * keys..][..keys]);
-            cache.write(&self.ops, number, page as usize, position % PAGE_TOKENS, key, value);
-        }
-
         // Prompt rows read the keys of their own batch through the cache too, so that chunks and single steps compute alike.
         let mut rows = recycle(std::mem::take(&mut ws.attention_rows));
         batch.attention_rows(&mut rows);
+        let mut store = StoreArgs {
+            q: &mut ws.query[..t * queries],
+            k: &mut ws.key[..t * keys],
+            v: &ws.value[..t * keys],
+            heads,
+            kv_heads,
+            head_dim,
+            cos: &ws.cos[..t * half],
+            sin: &ws.sin[..t * half],
+            rope: self.config.rope.layout,
+            rows: &rows,
+            format: cache.format(),
+            pages: cache.layer_mut(number),
+        };
+        self.ops.rotate_and_store(&ws.pool, &mut store);
         let mut t = t;
         if last && ws.wanted.len() < t {
             t = ws.wanted.len();
@@ -173,12 +176,9 @@ impl Model {
             ws.attention_rows = recycle(rows);
             return 0;
         }
-        let (key_pages, value_pages) = cache.layer(number);
         let args = AttentionArgs {
             q: &ws.query[..t * queries],
-            keys: key_pages,
-            values: value_pages,
-            page_tokens: PAGE_TOKENS,
+            kv: cache.layer(number),
             heads,
             kv_heads,
             head_dim,

@@ -3,7 +3,9 @@
 use std::ops::Range;
 
 use crate::activations::{self, Activations, BlockRowMut};
-use crate::attention::{self, AttentionArgs};
+use crate::attention::page::{Store, store_head};
+use crate::attention::pairs::Widened;
+use crate::attention::{AttentionArgs, SharedParts, tile};
 use crate::elementwise;
 use crate::format::Matrix;
 use crate::isa::Isa;
@@ -19,7 +21,8 @@ pub(crate) struct Table {
     pub isa: Isa,
     /// In the order of `matmul::index`.
     pub matmul: [unsafe fn(&Matrix, &Activations, Range<usize>, &Columns); 8],
-    pub attend: unsafe fn(&AttentionArgs, usize, usize, &mut Vec<f32>, &mut [f32]),
+    pub attend: unsafe fn(&AttentionArgs, Range<usize>, usize, &mut tile::Scratch, &SharedParts<f32>),
+    pub store_head: unsafe fn(&Store, usize),
     /// In the order of `matmul::panel_index`.
     pub panel: [unsafe fn(&[u8], &Activations, Range<usize>, &mut Scratch, &mut [[f32; 16]]); 6],
     pub rows_f32: unsafe fn(&Matrix, &Activations, Range<usize>, Range<usize>, &Columns),
@@ -75,6 +78,7 @@ macro_rules! table {
                 isa: $isa,
                 matmul: [matmul_f32, matmul_f16, matmul_bf16, matmul_q8_0, matmul_q4_0, matmul_q4_k, matmul_q5_k, matmul_q6_k],
                 attend,
+                store_head: store_one_head,
                 panel: [panel_bf16, panel_q8_0, panel_q4_0, panel_q4_k, panel_q5_k, panel_q6_k],
                 rows_f32,
                 rows_f16,
@@ -91,6 +95,11 @@ macro_rules! table {
                 to_f16,
             };
 
+            #$attribute
+            fn attend(args: &AttentionArgs, rows: Range<usize>, kv_head: usize, scratch: &mut tile::Scratch, out: &SharedParts<f32>) {
+                tile::attend($token, Widened, args, rows, kv_head, scratch, out);
+            }
+
             functions! { $token, $attribute,
                 matmul_f32 = matmul::matmul_rows::<_, formats::F32>, (w: &Matrix, x: &Activations, rows: Range<usize>, out: &Columns);
                 matmul_f16 = matmul::matmul_rows::<_, formats::F16>, (w: &Matrix, x: &Activations, rows: Range<usize>, out: &Columns);
@@ -100,7 +109,7 @@ macro_rules! table {
                 matmul_q4_k = matmul::matmul_rows::<_, formats::Q4_K>, (w: &Matrix, x: &Activations, rows: Range<usize>, out: &Columns);
                 matmul_q5_k = matmul::matmul_rows::<_, formats::Q5_K>, (w: &Matrix, x: &Activations, rows: Range<usize>, out: &Columns);
                 matmul_q6_k = matmul::matmul_rows::<_, formats::Q6_K>, (w: &Matrix, x: &Activations, rows: Range<usize>, out: &Columns);
-                attend = attention::attend, (args: &AttentionArgs, row: usize, kv_head: usize, scores: &mut Vec<f32>, out: &mut [f32]);
+                store_one_head = store_head, (store: &Store, kv_head: usize);
                 panel_q8_0 = matmul::quantized_panel::<_, panel_formats::Q8_0>, (panel: &[u8], x: &Activations, rows: Range<usize>, scratch: &mut Scratch, tile: &mut [[f32; 16]]);
                 panel_q4_0 = matmul::quantized_panel::<_, panel_formats::Q4_0>, (panel: &[u8], x: &Activations, rows: Range<usize>, scratch: &mut Scratch, tile: &mut [[f32; 16]]);
                 panel_q4_k = matmul::quantized_panel::<_, panel_formats::Q4_K>, (panel: &[u8], x: &Activations, rows: Range<usize>, scratch: &mut Scratch, tile: &mut [[f32; 16]]);
@@ -153,6 +162,18 @@ static AVX512_BF16: Table = {
         let (s, pairs) = unsafe { (simd::Avx512::assume(), simd::DotBf16::assume()) };
         matmul::bf16_panel(s, pairs, panel, x, rows, scratch, tile);
     }
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16")]
+    fn attend(
+        args: &AttentionArgs,
+        rows: Range<usize>,
+        kv_head: usize,
+        scratch: &mut tile::Scratch,
+        out: &SharedParts<f32>,
+    ) {
+        // SAFETY: the very features are enabled here.
+        let (s, pairs) = unsafe { (simd::Avx512::assume(), simd::DotBf16::assume()) };
+        tile::attend(s, pairs, args, rows, kv_head, scratch, out);
+    }
     let [_, q8_0, q4_0, q4_k, q5_k, q6_k] = avx512::TABLE.panel;
-    Table { panel: [panel_bf16, q8_0, q4_0, q4_k, q5_k, q6_k], ..avx512::TABLE }
+    Table { panel: [panel_bf16, q8_0, q4_0, q4_k, q5_k, q6_k], attend, ..avx512::TABLE }
 };

@@ -69,15 +69,6 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    fn load_f16(self, from: &[u16; 16]) -> F {
-        unsafe {
-            [
-                _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().cast())),
-                _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().add(8).cast())),
-            ]
-        }
-    }
-    #[inline(always)]
     fn store_f16(self, v: F, to: &mut [u16; 16]) {
         unsafe {
             _mm_storeu_si128(to.as_mut_ptr().cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v[0]));
@@ -364,6 +355,19 @@ impl Simd for Avx2 {
     fn prefetch(self, at: *const u8) {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
+    #[inline(always)]
+    fn keep_from(self, v: F, x: F, bound: F) -> F {
+        unsafe {
+            [
+                _mm256_and_ps(v[0], _mm256_cmp_ps::<_CMP_NLT_UQ>(x[0], bound[0])),
+                _mm256_and_ps(v[1], _mm256_cmp_ps::<_CMP_NLT_UQ>(x[1], bound[1])),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn round_bf16(self, v: F) -> F {
+        unsafe { [round_bf16_half(v[0]), round_bf16_half(v[1])] }
+    }
 }
 
 // Functions, not closures: a closure may be left uninlined, and then it is compiled without the features.
@@ -373,6 +377,16 @@ unsafe fn exp2i_half(a: __m256) -> __m256 {
     unsafe {
         let biased = _mm256_add_epi32(_mm256_cvtps_epi32(a), _mm256_set1_epi32(127));
         _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+    }
+}
+
+#[inline(always)]
+unsafe fn round_bf16_half(v: __m256) -> __m256 {
+    unsafe {
+        let bits = _mm256_castps_si256(v);
+        let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+        let up = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+        _mm256_castsi256_ps(_mm256_and_si256(up, _mm256_set1_epi32(-0x1_0000)))
     }
 }
 

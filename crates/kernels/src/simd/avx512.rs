@@ -63,10 +63,6 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
-    fn load_f16(self, from: &[u16; 16]) -> __m512 {
-        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())) }
-    }
-    #[inline(always)]
     fn store_f16(self, v: __m512, to: &mut [u16; 16]) {
         unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), _mm512_cvtps_ph::<NEAREST>(v)) }
     }
@@ -320,6 +316,19 @@ impl Simd for Avx512 {
     fn prefetch(self, at: *const u8) {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
+    #[inline(always)]
+    fn keep_from(self, v: __m512, x: __m512, bound: __m512) -> __m512 {
+        unsafe { _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, bound), v) }
+    }
+    #[inline(always)]
+    fn round_bf16(self, v: __m512) -> __m512 {
+        unsafe {
+            let bits = _mm512_castps_si512(v);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+            _mm512_castsi512_ps(_mm512_and_si512(up, _mm512_set1_epi32(-0x1_0000)))
+        }
+    }
 }
 
 /// Proof of AVX-512 BF16, which [`Avx512`] alone is not.
@@ -341,6 +350,26 @@ impl DotBf16 {
             let pair = _mm512_set1_epi32((u32::from(x[0]) | (u32::from(x[1]) << 16)).cast_signed());
             let w = std::mem::transmute::<__m512i, __m512bh>(w);
             _mm512_dpbf16_ps(sum, w, std::mem::transmute::<__m512i, __m512bh>(pair))
+        }
+    }
+
+    /// The same for a pair as one number.
+    #[inline(always)]
+    pub(crate) fn add_pairs(self, sum: __m512, w: __m512i, x: u32) -> __m512 {
+        unsafe {
+            let w = std::mem::transmute::<__m512i, __m512bh>(w);
+            let x = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(x.cast_signed()));
+            _mm512_dpbf16_ps(sum, w, x)
+        }
+    }
+
+    /// To the nearest bf16, ties to even, subnormals to zero; as sixteen bf16 (in the bits of eight f32), and as f32.
+    #[inline(always)]
+    pub(crate) fn store_bf16(self, v: __m512, to: &mut [f32; 8]) -> __m512 {
+        unsafe {
+            let rounded = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v));
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), rounded);
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(rounded)))
         }
     }
 }

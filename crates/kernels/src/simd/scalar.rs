@@ -49,10 +49,6 @@ impl Simd for Scalar {
         each(|i| from[i / 4])
     }
     #[inline(always)]
-    fn load_f16(self, from: &[u16; 16]) -> [f32; 16] {
-        each(|i| f16_to_f32(from[i]))
-    }
-    #[inline(always)]
     fn store_f16(self, v: [f32; 16], to: &mut [u16; 16]) {
         *to = v.map(f32_to_f16);
     }
@@ -263,4 +259,15 @@ impl Simd for Scalar {
     }
     #[inline(always)]
     fn prefetch(self, _: *const u8) {}
+    #[inline(always)]
+    fn keep_from(self, v: [f32; 16], x: [f32; 16], bound: [f32; 16]) -> [f32; 16] {
+        each(|i| if x[i] < bound[i] { 0.0 } else { v[i] })
+    }
+    #[inline(always)]
+    fn round_bf16(self, v: [f32; 16]) -> [f32; 16] {
+        each(|i| {
+            let bits = v[i].to_bits();
+            f32::from_bits(bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) & 0xffff_0000)
+        })
+    }
 }

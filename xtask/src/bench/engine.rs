@@ -43,6 +43,7 @@ pub fn run(options: &Options) -> Result<()> {
         book: Book::open(&file, order, about(threads)?, options.resume, &["machine", "versions"]),
     };
     bench.make_models(&wanted)?;
+    bench.tune(&wanted)?;
     if options.prepare {
         return Ok(());
     }
@@ -89,6 +90,22 @@ impl Bench {
             if let Some((shape, format)) = group.model {
                 self.model(shape, format)?;
             }
+        }
+        Ok(())
+    }
+
+    /// The comparison is with the peer's best.
+    fn tune(&mut self, groups: &[&Group]) -> Result<()> {
+        for group in groups {
+            if let (Some((shape, format)), false) = (group.model, group.alone()) {
+                let path = self.model(shape, format)?;
+                if let Some(peer) = &mut self.peer {
+                    peer.tune(group.build, &path)?;
+                }
+            }
+        }
+        if let Some(peer) = &self.peer {
+            self.book.about.insert("peer".into(), peer.chosen());
         }
         Ok(())
     }

@@ -55,6 +55,13 @@ pub enum Work {
     Perplexity,
 }
 
+impl Group {
+    /// Whether only our side has something to measure.
+    pub fn alone(&self) -> bool {
+        matches!(self.work, Work::Context { .. } | Work::Start | Work::Memory | Work::Perplexity)
+    }
+}
+
 /// In the order in which they run: what matters most comes first, in case a run is cut short.
 pub fn groups(quick: bool) -> Vec<Group> {
     let turns = |full: usize| if quick { 1 } else { full };

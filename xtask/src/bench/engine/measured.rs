@@ -315,7 +315,7 @@ fn perplexity(bench: &mut Bench, group: &Group) -> Result<()> {
 
 fn by_turns(bench: &Bench, group: &Group, ours: Side<'_>, peer: Side<'_>) -> Result<(Samples, Samples)> {
     let patience = if bench.options.quick { Patience::SHORT } else { Patience::USUAL };
-    let alone = bench.peer.is_none() || matches!(group.work, Work::Context { .. } | Work::Start);
+    let alone = bench.peer.is_none() || group.alone();
     alternate(group.turns, patience, ours, if alone { None } else { Some(peer) })
 }
 

@@ -104,7 +104,7 @@ impl Peer {
         for compiler in 0..self.compilers.len() {
             for repack in [true, false] {
                 let setting = Setting { compiler, repack };
-                for (at, (prompt, decode)) in [(512, 0), (0, 24)].into_iter().enumerate() {
+                for (at, (prompt, decode)) in [(256, 0), (0, 24)].into_iter().enumerate() {
                     let rates = self.bench(build, setting, model, prompt, decode, 2)?;
                     let rate = rates.iter().copied().fold(0.0, f64::max);
                     let name = self.compilers[compiler].name;

@@ -104,8 +104,8 @@ impl Peer {
         for compiler in 0..self.compilers.len() {
             for repack in [true, false] {
                 let setting = Setting { compiler, repack };
-                for (at, (prompt, decode)) in [(256, 0), (0, 24)].into_iter().enumerate() {
-                    let rates = self.bench(build, setting, model, prompt, decode, 2)?;
+                for (at, (prompt, decode)) in [(192, 0), (0, 16)].into_iter().enumerate() {
+                    let rates = self.bench(build, setting, model, prompt, decode, 1)?;
                     let rate = rates.iter().copied().fold(0.0, f64::max);
                     let name = self.compilers[compiler].name;
                     println!("    {name}, repack {repack}, {}: {rate:.1}", ["prompt", "decode"][at]);

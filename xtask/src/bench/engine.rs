@@ -16,7 +16,7 @@ use super::ours::Ours;
 use super::peer::{self, Build, Peer};
 use super::probes::Limits;
 use super::rows::{Book, Row};
-use super::{Options, meter, models, plot};
+use super::{Options, meter, models, plot, rows};
 
 pub fn run(options: &Options) -> Result<()> {
     let groups = cases::groups(options.quick);
@@ -28,7 +28,8 @@ pub fn run(options: &Options) -> Result<()> {
     let folder = crate::target_dir().join("bench");
     let file = folder.join("engine.json");
     if options.plot {
-        return plots(&Book::read(&file)?);
+        let (rows, all) = Book::read(&file)?;
+        return plots(&rows, &all);
     }
     std::fs::create_dir_all(&folder)?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -169,8 +170,8 @@ fn better(mut one: Value, other: &Value) -> Value {
     one
 }
 
-/// Draws docs/performance/*.svg.
-fn plots(rows: &[Row]) -> Result<()> {
+/// Draws docs/performance/*.svg, and writes the figures beside them.
+fn plots(rows: &[Row], all: &Value) -> Result<()> {
     let folder = crate::root().join("docs/performance");
     std::fs::create_dir_all(&folder)?;
     let of = |avx2: bool| -> Vec<&Row> {
@@ -185,6 +186,20 @@ fn plots(rows: &[Row]) -> Result<()> {
         std::fs::write(folder.join(name), svg)?;
         println!("docs/performance/{name}");
     }
+    let about = ["machine", "versions", "probes", "peer"].map(|key| {
+        let value = all.get(key).unwrap_or(&Value::Null);
+        format!("- {key}: {}", value.as_str().map_or_else(|| format!("`{value}`"), str::to_owned))
+    });
+    let figures = format!(
+        "# Figures\n\nWritten by `cargo xtask bench engine --plot` from one run; what they mean is in\n\
+         [performance.md](../performance.md). Medians, with the least and the most.\n\n{}\n\n## Best instructions\n\n{}\n\
+         ## AVX2 only\n\n{}",
+        about.join("\n"),
+        rows::markdown(&rows.iter().filter(|row| !row.case.ends_with("@avx2")).collect::<Vec<_>>()),
+        rows::markdown(&rows.iter().filter(|row| row.case.ends_with("@avx2")).collect::<Vec<_>>()),
+    );
+    std::fs::write(folder.join("figures.md"), figures)?;
+    println!("docs/performance/figures.md");
     Ok(())
 }
 

@@ -165,10 +165,12 @@ impl Book {
         book
     }
 
-    pub fn read(path: &Path) -> Result<Vec<Row>> {
+    /// The rows of a file, and the whole of it.
+    pub fn read(path: &Path) -> Result<(Vec<Row>, Value)> {
         let text = fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
         let value: Value = serde_json::from_str(&text)?;
-        Ok(value.get("rows").and_then(Value::as_array).into_iter().flatten().filter_map(Row::from_json).collect())
+        let rows = value.get("rows").and_then(Value::as_array).into_iter().flatten();
+        Ok((rows.filter_map(Row::from_json).collect(), value))
     }
 
     /// Whether this case needs no further measurement.
@@ -207,6 +209,40 @@ impl Book {
         }
         text
     }
+}
+
+/// Rows as a Markdown table, for docs.
+pub fn markdown(rows: &[&Row]) -> String {
+    let mut text = String::from(
+        "| case | ours | peer | ratio | asked for | of the limit | unit |\n|---|---|---|---|---|---|---|\n",
+    );
+    let spread = |s: Option<&Spread>| match s {
+        None => String::new(),
+        Some(s) if s.count > 1 => format!("{} ({} to {})", short(s.median), short(s.min), short(s.max)),
+        Some(s) => short(s.median),
+    };
+    for row in rows {
+        let ratio = row.ratio().map_or(String::new(), |ratio| format!("{ratio:.2}"));
+        let target = row.target.map_or(String::new(), |target| {
+            let sign = match (target.of, row.better) {
+                (TargetOf::Ratio, _) => "",
+                (TargetOf::Ours, Better::Higher) => "at least ",
+                (TargetOf::Ours, Better::Lower) => "at most ",
+            };
+            let met = if row.met() == Some(false) { ", missed" } else { "" };
+            format!("{sign}{}{met}", short(target.value).trim_end_matches('0').trim_end_matches('.'))
+        });
+        let limit = row.limit_share.map_or(String::new(), |share| format!("{:.0} %", share * 100.0));
+        let mut unit = row.unit.clone();
+        for more in [row.note.as_str(), if row.flagged { "**disturbed**" } else { "" }] {
+            if !more.is_empty() {
+                unit.push_str(&format!("; {more}"));
+            }
+        }
+        let (ours, peer) = (spread(Some(&row.ours)), spread(row.peer.as_ref()));
+        text.push_str(&format!("| `{}` | {ours} | {peer} | {ratio} | {target} | {limit} | {unit} |\n", row.case));
+    }
+    text
 }
 
 const HEAD: &str = "case                          ours  (min – max)                  peer  (min – max)            ratio  target  limit  unit";
@@ -306,10 +342,16 @@ mod tests {
         assert!(again.has("a") && again.has("b"));
         assert_eq!(again.rows()[1], &clean);
         assert_eq!(again.rows()[0].case, "b");
-        assert_eq!(Book::read(&path).expect("read").len(), 2);
+        assert_eq!(Book::read(&path).expect("read").0.len(), 2);
         let elsewhere = [("machine".to_owned(), json!("there"))].into_iter().collect();
         assert!(!Book::open(&path, order, elsewhere, true, &["machine"]).has("a"));
         fs::remove_dir_all(folder).expect("it was ours");
+    }
+
+    #[test]
+    fn a_missed_target_is_said_in_docs() {
+        let row = row("a", Better::Higher, &[10.0], &[10.0]);
+        assert!(markdown(&[&row]).contains("| `a` | 10.00 | 10.00 | 1.00 | 1.1, missed | 50 % | tokens/s |"));
     }
 
     #[test]

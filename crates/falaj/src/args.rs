@@ -131,9 +131,12 @@ pub enum ModelCommand {
         #[arg(long)]
         name: Option<String>,
     },
-    /// List the models of the catalog
+    /// Rewrite a GGUF model so that it starts without repacking its weights; the answers stay the same
+    #[command(after_help = OPTIMIZE_EXAMPLES)]
+    Optimize(Optimize),
+    /// List the models of the catalog, or of a running server with what is in its memory
     #[command(visible_alias = "ls")]
-    List,
+    List(List),
     /// Show architecture, sizes, formats, tokenizer, template and digests
     Inspect {
         /// A name from the catalog, or a path
@@ -147,6 +150,28 @@ pub enum ModelCommand {
     /// Delete a model from the catalog
     #[command(visible_alias = "rm")]
     Remove { model: String },
+}
+
+#[derive(ClapArgs)]
+pub struct Optimize {
+    /// A name from the catalog, or a path to a GGUF file
+    pub model: String,
+    /// Write to this .gguf file instead of into the catalog
+    #[arg(long, value_name = "FILE", conflicts_with = "name")]
+    pub out: Option<PathBuf>,
+    /// Name in the catalog [default: the model's, with -panels behind it]
+    #[arg(long)]
+    pub name: Option<String>,
+}
+
+#[derive(ClapArgs)]
+pub struct List {
+    /// Ask the server there which models it serves, where they are and what they take
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+    /// File that holds the key for --url [default: DIR/admin.key, when --url is on this machine]
+    #[arg(long, value_name = "FILE", requires = "url")]
+    pub key_file: Option<PathBuf>,
 }
 
 #[derive(ClapArgs)]
@@ -261,8 +286,18 @@ Examples:
   falaj model pull OWNER/REPO:FILE.gguf
   falaj model import ~/Downloads/model.gguf --name my-model
   falaj model list
+  falaj model list --url http://127.0.0.1:8080
+  falaj model optimize my-model
   falaj model inspect my-model
   falaj model verify";
+
+const OPTIMIZE_EXAMPLES: &str = "\
+Examples:
+  falaj model optimize my-model               adds my-model-panels to the catalog
+  falaj model optimize ./model.gguf --out ./fast.gguf
+  falaj up --model my-model-panels
+
+The file holds the same weights in the order in which this program reads them. Other programs cannot read it.";
 
 const PULL_EXAMPLES: &str = "\
 Examples:

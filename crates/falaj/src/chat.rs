@@ -14,6 +14,7 @@ use crate::talk::{Heard, Line, Server, Talker};
 use crate::words::Word;
 use commands::Command;
 use editor::{Editor, Input};
+use std::path::Path;
 use std::time::Instant;
 
 pub fn chat(context: &Context, options: args::Chat) -> Outcome {
@@ -58,7 +59,10 @@ impl<'a> Chat<'a> {
     fn new(context: &'a Context, options: args::Chat) -> Outcome<Self> {
         let talker = match &options.url {
             Some(url) => {
-                let server = Server::new(url, key(context, &options, url)?.as_deref())?;
+                let server = Server::new(
+                    url,
+                    key(context, options.key.as_deref(), options.key_file.as_deref(), url)?.as_deref(),
+                )?;
                 let models = server.models()?;
                 let model = match options.model {
                     Some(model) => model,
@@ -196,8 +200,8 @@ impl<'a> Chat<'a> {
 }
 
 /// `--key`, `--key-file`, or, for a server on this machine, the key that `falaj up` made here.
-fn key(context: &Context, options: &args::Chat, url: &str) -> Outcome<Option<String>> {
-    if let Some(key) = &options.key {
+pub fn key(context: &Context, key: Option<&str>, key_file: Option<&Path>, url: &str) -> Outcome<Option<String>> {
+    if let Some(key) = key {
         return Ok(Some(key.trim().to_owned()));
     }
     let own = || {
@@ -206,7 +210,7 @@ fn key(context: &Context, options: &args::Chat, url: &str) -> Outcome<Option<Str
             .any(|start| url.strip_prefix(start).is_some_and(|rest| rest.is_empty() || rest.starts_with([':', '/'])));
         Some(context.config.server.key_file.clone()).filter(|path| local && path.is_file())
     };
-    let Some(path) = options.key_file.clone().or_else(own) else { return Ok(None) };
+    let Some(path) = key_file.map(Path::to_owned).or_else(own) else { return Ok(None) };
     let text = std::fs::read_to_string(&path).or_fail(|| format!("`{}`", path.display()))?;
     Ok(Some(text.trim().to_owned()))
 }

@@ -13,7 +13,7 @@ use crate::failure::{Failure, OrFail, Outcome};
 use crate::output;
 use crate::words::{Lang, Word};
 use falaj_engine::EngineOptions;
-use falaj_kernels::Isa;
+use falaj_kernels::{Isa, KvFormat};
 use falaj_server::Memory;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -165,6 +165,8 @@ impl Config {
                     _ => Isa::parse(text).filter(|isa| Isa::available().contains(isa)),
                 }
             })?;
+        let kv_formats: Vec<_> = KV_FORMATS.iter().map(|(name, _)| format!("`{name}`")).collect();
+        let kv_formats = format!("`auto` or one of {}", kv_formats.join(", "));
         Ok(Self {
             log: raw.written("log").text.clone(),
             server: Server {
@@ -196,6 +198,10 @@ impl Config {
                     step_tokens: raw.count("engine.step_tokens", MOST_STEP_TOKENS)?,
                     context_tokens: raw.number("engine.context_tokens", 0)?,
                     prefix_cache: raw.parse("engine.prefix_cache", "`true` or `false`", |text| text.parse().ok())?,
+                    kv_format: raw.parse("engine.kv_format", &kv_formats, |text| match text {
+                        "auto" => Some(EngineOptions::default().kv_format),
+                        _ => KV_FORMATS.iter().find(|(name, _)| *name == text).map(|(_, format)| *format),
+                    })?,
                     prefix_dir: raw.path("engine.prefix_dir").map(std::path::absolute).transpose()?,
                     prefix_disk_bytes: raw.number("engine.prefix_disk_bytes", 0)?,
                     step_ms: raw.number("engine.step_ms", 0)?,
@@ -265,6 +271,7 @@ fn number(text: &str) -> Option<u64> {
     digits.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
+const KV_FORMATS: [(&str, KvFormat); 2] = [("f32", KvFormat::F32), ("f16", KvFormat::F16)];
 const MOST_THREADS: usize = 1024;
 const MOST_SEQUENCES: usize = 4096;
 const MOST_QUEUED: usize = 1 << 16;
@@ -308,6 +315,8 @@ mod tests {
         assert!(config(&[("FALAJ_THREADS", "0")], &[]).is_err());
         assert!(config(&[("FALAJ_ISA", "mmx")], &[]).is_err());
         assert!(config(&[("FALAJ_LISTEN", "8080")], &[]).is_err());
+        let failure = config(&[("FALAJ_KV_FORMAT", "f64")], &[]).unwrap_err();
+        assert_eq!(failure.to_string(), "env FALAJ_KV_FORMAT: `engine.kv_format` cannot be `f64`");
         assert!(config(&[("HF_ENDPOINT", "ftp://x")], &[]).is_err());
     }
 
@@ -318,6 +327,22 @@ mod tests {
             let failure = config(&[], &[(key, "1g".to_owned())]).unwrap_err().to_string();
             assert!(failure.contains(&format!("`{key}` cannot be `1g`")), "{failure}");
         }
+    }
+
+    #[test]
+    fn engine_settings_reach_the_engine() {
+        let flags = [
+            ("engine.kv_format", "f32".to_owned()),
+            ("engine.prefix_dir", "/srv/prefixes".to_owned()),
+            ("engine.prefix_disk_bytes", "2g".to_owned()),
+            ("engine.step_ms", "50".to_owned()),
+        ];
+        let options = config(&[], &flags).unwrap().engine.options;
+        assert_eq!((options.kv_format, options.step_ms, options.prefix_disk_bytes), (KvFormat::F32, 50, 2 << 30));
+        assert_eq!(options.prefix_dir.as_deref(), Some(Path::new("/srv/prefixes")));
+        let default = config(&[], &[]).unwrap().engine.options;
+        let threads = default.threads;
+        assert_eq!(default, EngineOptions { threads, ..EngineOptions::default() });
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod inspect;
 mod key;
 mod machine;
 mod models;
+mod optimize;
 mod outline;
 mod output;
 mod progress;

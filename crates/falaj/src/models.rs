@@ -1,16 +1,19 @@
 //! `falaj model …`: pull, import, list, inspect, verify, remove.
 
-use crate::args::{ModelCommand, Pull};
+use crate::args::{List, ModelCommand, Pull};
 use crate::builtin;
+use crate::chat;
 use crate::context::Context;
 use crate::data_dir;
 use crate::failure::{Failure, OrFail, Outcome};
 use crate::hub::{Check, Hub, Listing, RemoteFile, Repository, select};
 use crate::inspect;
+use crate::optimize;
 use crate::outline::builtin_manifest;
 use crate::output;
 use crate::progress::Bar;
 use crate::serving::{catalog, models_dir, name_of_path};
+use crate::talk::Server;
 use crate::words::Word;
 use falaj_artifact::{ArtifactError, Catalog, Digest, Import, Manifest};
 use serde_json::json;
@@ -21,7 +24,11 @@ pub fn models(context: &Context, command: ModelCommand) -> Outcome {
     match command {
         ModelCommand::Pull(options) => pull(context, &options),
         ModelCommand::Import { path, name } => import(context, &path, name),
-        ModelCommand::List => list(context),
+        ModelCommand::Optimize(options) => optimize::optimize(context, &options),
+        ModelCommand::List(options) => match &options.url {
+            Some(url) => list_of_server(context, &options, url),
+            None => list(context),
+        },
         ModelCommand::Inspect { model } => inspect::inspect(context, &model),
         ModelCommand::Verify { models } => verify(context, models),
         ModelCommand::Remove { model } => remove(context, &model),
@@ -133,6 +140,30 @@ fn list(context: &Context) -> Outcome {
     Ok(())
 }
 
+/// What a running server has in memory, and what it could load.
+fn list_of_server(context: &Context, options: &List, url: &str) -> Outcome {
+    let key = chat::key(context, None, options.key_file.as_deref(), url)?;
+    let cards = Server::new(url, key.as_deref())?.cards()?;
+    if context.json {
+        let models =
+            cards.iter().map(|card| json!({ "name": card.id, "state": card.state, "memory_bytes": card.memory_bytes }));
+        output::pretty_json(&json!({ "models": models.collect::<Vec<_>>() }));
+        return Ok(());
+    }
+    let rows = cards.iter().map(|card| {
+        let state = match card.state.as_str() {
+            "loaded" => Word::StateLoaded.text(),
+            "loading" => Word::StateLoading.text(),
+            "leaving" => Word::StateLeaving.text(),
+            "on_disk" => Word::StateOnDisk.text(),
+            other => other,
+        };
+        vec![output::printable(&card.id), state.to_owned(), output::bytes(card.memory_bytes)]
+    });
+    output::table(&rows.collect::<Vec<_>>());
+    Ok(())
+}
+
 fn verify(context: &Context, mut names: Vec<String>) -> Outcome {
     let catalog = catalog(&context.config)?;
     if names.is_empty() {
@@ -199,7 +230,7 @@ fn report_added(context: &Context, manifest: &Manifest) {
     }
 }
 
-fn summary(manifest: &Manifest) -> serde_json::Value {
+pub fn summary(manifest: &Manifest) -> serde_json::Value {
     json!({
         "name": manifest.name,
         "architecture": manifest.architecture,
@@ -213,13 +244,13 @@ fn summary(manifest: &Manifest) -> serde_json::Value {
     })
 }
 
-fn open_for_writing(context: &Context) -> Outcome<Catalog> {
+pub fn open_for_writing(context: &Context) -> Outcome<Catalog> {
     data_dir::create(&context.config.data)?;
     Ok(Catalog::open(&models_dir(&context.config))?)
 }
 
 /// Before gigabytes move rather than after.
-fn refuse_taken(catalog: &Catalog, name: &str) -> Outcome {
+pub fn refuse_taken(catalog: &Catalog, name: &str) -> Outcome {
     if name == builtin::NAME {
         return Err(Failure::usage(Word::ModelBuiltin.with(&[name])).next(Word::ModelBuiltinNext.text()));
     }

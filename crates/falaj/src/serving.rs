@@ -112,7 +112,8 @@ fn load_unless(config: &Config, place: &Place, cancelled: &AtomicBool) -> Outcom
     Ok(Served::new(facts, text, engine))
 }
 
-fn verified(config: &Config, place: &Place) -> Outcome<(Verified<ModelFiles>, Manifest)> {
+/// The files of a model, each of which has the digest that was recorded for it, or was found just now.
+pub fn verified(config: &Config, place: &Place) -> Outcome<(Verified<ModelFiles>, Manifest)> {
     match place {
         Place::Builtin => Ok((builtin::files()?, builtin_manifest()?)),
         Place::Catalog(name) => {

@@ -187,6 +187,27 @@ words! {
         "يبقى {0} على القرص حتى يُطلب: يأخذ {1} والمتبقي {2} من {3} المخصصة للنماذج";
     ModelLoadCancelled: "nobody waits for it any more", "plus personne ne l'attend", "لم يعد أحد ينتظره";
     ModelImporting: "adding {0}", "ajout de {0}", "إضافة {0}";
+    ModelOptimizing: "rewriting {0}", "réécriture de {0}", "إعادة كتابة {0}";
+    OptimizedModel:
+        "`{0}` starts without repacking: `falaj up --model {0}`",
+        "`{0}` démarre sans réarrangement : `falaj up --model {0}`",
+        "يبدأ `{0}` دون إعادة ترتيب: `falaj up --model {0}`";
+    OptimizedFile:
+        "written to `{0}`; `falaj up --model {0}` takes it",
+        "écrit dans `{0}` ; `falaj up --model {0}` l'accepte",
+        "كُتب في `{0}`؛ ويقبله `falaj up --model {0}`";
+    OptimizeOutBad:
+        "`{0}` does not end in `.gguf`",
+        "`{0}` ne se termine pas par `.gguf`",
+        "لا ينتهي `{0}` بـ `.gguf`";
+    OptimizeOutBadNext:
+        "models are found by that ending: `--out FILE.gguf`",
+        "c'est à cette fin de nom que les modèles se trouvent : `--out FICHIER.gguf`",
+        "تُعرف النماذج بهذه النهاية: `--out FILE.gguf`";
+    StateLoaded: "in memory", "en mémoire", "في الذاكرة";
+    StateLoading: "loading", "en chargement", "قيد التحميل";
+    StateLeaving: "leaving memory", "quitte la mémoire", "يغادر الذاكرة";
+    StateOnDisk: "on disk", "sur le disque", "على القرص";
     ModelHashing: "checking {0}", "vérification de {0}", "التحقق من {0}";
     ModelImported: "`{0}` is ready: `falaj run {0} \"…\"`", "`{0}` est prêt : `falaj run {0} \"…\"`", "`{0}` جاهز: `falaj run {0} \"…\"`";
     ModelVerified: "{0}: every byte is as recorded", "{0} : chaque octet est conforme", "{0}: كل بايت مطابق للمسجَّل";

@@ -92,6 +92,26 @@ fn engines(app: &App, out: &mut Exposition) {
     });
     family("falaj_engine_steps_total", "counter", "Forward passes.", |stats| &stats.steps);
     family("falaj_engine_batch_rows_total", "counter", "Rows of all forward passes.", |stats| &stats.batch_rows);
+    family("falaj_engine_prompt_rows_total", "counter", "Of these, rows that continued prompts.", |stats| {
+        &stats.prompt_rows
+    });
+    family("falaj_engine_proposed_rows_total", "counter", "Rows computed to check guessed tokens.", |stats| {
+        &stats.proposed_rows
+    });
+    family("falaj_engine_accepted_rows_total", "counter", "Of these, rows whose guess was right.", |stats| {
+        &stats.accepted_rows
+    });
+    family("falaj_engine_step_microseconds_total", "counter", "Time of all forward passes.", |stats| &stats.step_us);
+    family("falaj_engine_pages_pinned", "gauge", "Cache pages that were asked to stay.", |stats| &stats.pages_pinned);
+    family("falaj_engine_disk_pages_written_total", "counter", "Cache pages written to disk.", |stats| {
+        &stats.disk_pages_written
+    });
+    family("falaj_engine_disk_pages_read_total", "counter", "Cache pages read from disk.", |stats| {
+        &stats.disk_pages_read
+    });
+    family("falaj_engine_disk_files_damaged_total", "counter", "Files of cache pages that were damaged.", |stats| {
+        &stats.disk_files_damaged
+    });
     family("falaj_engine_prompt_tokens_total", "counter", "Prompt tokens of accepted requests.", |stats| {
         &stats.prompt_tokens
     });

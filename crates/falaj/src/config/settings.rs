@@ -183,6 +183,14 @@ pub const SETTINGS: &[Setting] = &[
         about: "rows of one step: answers plus prompt pieces",
     },
     Setting {
+        key: "engine.kv_format",
+        env: &["FALAJ_KV_FORMAT"],
+        flag: "",
+        kind: Kind::Text,
+        default: |_| "auto".to_owned(),
+        about: "how keys and values are kept; fewer bits hold more context",
+    },
+    Setting {
         key: "engine.context_tokens",
         env: &[],
         flag: "",
@@ -200,7 +208,7 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "engine.prefix_dir",
-        env: &[],
+        env: &["FALAJ_PREFIX_DIR"],
         flag: "",
         kind: Kind::Text,
         default: |_| String::new(),

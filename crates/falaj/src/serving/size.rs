@@ -1,7 +1,6 @@
 //! What a model takes in memory: guessed from its configuration before it is loaded, counted from its parts afterwards.
 
 use falaj_engine::{Engine, EngineOptions};
-use falaj_kernels::KvFormat;
 use falaj_model::{Config, KvCache, PAGE_TOKENS};
 use std::sync::atomic::Ordering;
 
@@ -27,14 +26,14 @@ impl Size {
         let pages = engine.stats().pages_total.load(Ordering::Relaxed);
         Self {
             weight_bytes: engine.model().weight_bytes() as u64,
-            cache_bytes: pages.saturating_mul(KvCache::page_bytes(config, KvFormat::F16) as u64),
+            cache_bytes: pages.saturating_mul(KvCache::page_bytes(config, engine.options().kv_format) as u64),
             other_bytes: other_bytes(config, engine.options()),
         }
     }
 
     /// Keys and values of one position in all layers.
     pub fn position_bytes(engine: &Engine) -> usize {
-        KvCache::page_bytes(engine.model().config(), KvFormat::F16) / PAGE_TOKENS
+        KvCache::page_bytes(engine.model().config(), engine.options().kv_format) / PAGE_TOKENS
     }
 
     pub fn total_bytes(self) -> u64 {
@@ -53,7 +52,7 @@ fn cache_bytes(config: &Config, options: &EngineOptions) -> u64 {
     };
     let context_pages = context_tokens.div_ceil(PAGE_TOKENS);
     let pages = context_pages.max(options.max_sequences.saturating_mul(context_pages.div_ceil(4)));
-    let bytes = pages.saturating_mul(KvCache::page_bytes(config, KvFormat::F16));
+    let bytes = pages.saturating_mul(KvCache::page_bytes(config, options.kv_format));
     (bytes as u64).min(MOST_CACHE_BYTES)
 }
 

@@ -38,11 +38,15 @@ impl Server {
 
     /// Names of the models it serves.
     pub fn models(&self) -> Outcome<Vec<String>> {
+        Ok(self.cards()?.into_iter().map(|model| model.id).collect())
+    }
+
+    pub fn cards(&self) -> Outcome<Vec<Card>> {
         let request = self.authorised(self.agent.get(format!("{}/v1/models", self.url)));
         let mut response = request.call().map_err(|error| self.gone(&error))?;
         self.expect_success(&mut response)?;
         let list: ModelList = serde_json::from_reader(response.body_mut().as_reader())?;
-        Ok(list.data.into_iter().map(|model| model.id).collect())
+        Ok(list.data)
     }
 
     pub fn ask(&self, model: &str, lines: &[Line], sampling: &Sampling) -> Outcome<mpsc::Receiver<Heard>> {
@@ -136,12 +140,17 @@ fn message_of(text: &str) -> String {
 
 #[derive(Deserialize)]
 struct ModelList {
-    data: Vec<ModelCard>,
+    data: Vec<Card>,
 }
 
+/// What is read of a model's card. Other servers than ours do not say where a model is.
 #[derive(Deserialize)]
-struct ModelCard {
-    id: String,
+pub struct Card {
+    pub id: String,
+    #[serde(default)]
+    pub state: String,
+    #[serde(default)]
+    pub memory_bytes: u64,
 }
 
 #[derive(Deserialize)]

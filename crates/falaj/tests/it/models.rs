@@ -83,3 +83,25 @@ fn names_and_places_that_cannot_be_are_refused() {
     site.falaj(&["model", "import", "lying.gguf"]).fails(1, &["fetch it again"]);
     assert_eq!(fs::read_dir(site.data().join("models")).unwrap().count(), 0, "nothing is left behind");
 }
+
+/// The same answer from a file that needs no packing, from the catalog and by path.
+#[test]
+fn an_optimized_model_answers_the_same() {
+    let site = Site::new("models-optimize");
+    let ask = |model: &str| {
+        site.falaj(&["run", model, "مرحبًا! من أنت؟", "--max-tokens", "12", "--json"]).ok().json()["text"].clone()
+    };
+    let added = site.falaj(&["model", "optimize", "falaj-seed", "--json"]).ok().json();
+    assert_eq!(added["name"], "falaj-seed-panels");
+    assert!(!site.data().join("pulls/falaj-seed-panels.optimize").exists(), "nothing is left behind");
+    let written = site.falaj(&["model", "optimize", "falaj-seed", "--out", "fast.gguf"]).ok();
+    assert!(written.out.contains("fast.gguf"), "{}", written.out);
+    let expected = ask("falaj-seed");
+    assert_eq!([ask("falaj-seed-panels"), ask("./fast.gguf")], [expected.clone(), expected]);
+
+    site.falaj(&["model", "optimize", "falaj-seed"]).fails(1, &["already a model `falaj-seed-panels`"]);
+    site.falaj(&["model", "optimize", "falaj-seed-panels", "--name", "x"]).fails(1, &["panels"]);
+    assert!(!site.data().join("pulls/x.optimize").exists());
+    site.falaj(&["model", "optimize", "falaj-seed", "--out", "fast.bin"]).fails(2, &["`fast.bin`", ".gguf"]);
+    site.falaj(&["model", "optimize", "nobody"]).fails(1, &["no model is called"]);
+}

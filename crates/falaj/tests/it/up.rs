@@ -187,6 +187,10 @@ fn models_take_turns_in_little_memory() {
     let cards = cards(&up, &key);
     let states: Vec<&str> = (0..3).map(|i| cards[i]["state"].as_str().unwrap()).collect();
     assert_eq!(states, ["on_disk", "loaded", "loaded"]);
+    let listed = site.falaj(&["model", "list", "--url", up.url()]).ok().out;
+    assert!(listed.lines().any(|line| line.starts_with("falaj-seed") && line.contains("on disk")), "{listed}");
+    let listed = site.falaj(&["model", "list", "--url", up.url(), "--json"]).ok().json();
+    assert_eq!(listed["models"][1]["state"], "loaded");
     up.stop("-TERM");
 
     let up = site.up(&["--memory", "1m"]);

@@ -56,8 +56,8 @@ pub fn perplexity(
                     return Err(ModelError::TokenOutOfRange { token: target, vocab_size: model.vocab_size() });
                 };
                 let most = logits.iter().fold(f32::NEG_INFINITY, |most, logit| most.max(*logit));
-                let total: f64 = logits.iter().map(|logit| f64::from(logit - most).exp()).sum();
-                sum += total.ln() - f64::from(target_logit - most);
+                let total: f64 = logits.iter().map(|logit| (f64::from(*logit) - f64::from(most)).exp()).sum();
+                sum += total.ln() - (f64::from(target_logit) - f64::from(most));
                 count += 1;
             }
         }

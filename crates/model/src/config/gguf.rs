@@ -15,7 +15,7 @@ pub(super) fn read(gguf: &Gguf) -> Result<Config, ModelError> {
                 return Err(invalid(
                     PACKED_VERSION_KEY,
                     other,
-                    "this program reads another version; optimize the model again",
+                    "this program reads another version, so optimize the model again",
                 ));
             }
         },

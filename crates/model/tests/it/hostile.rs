@@ -39,7 +39,7 @@ fn checkpoint() -> Checkpoint {
     Checkpoint::new(tiny_config(64, 128), 0).unwrap()
 }
 
-const HF: &str = r#"{"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+pub const HF: &str = r#"{"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 64, "max_position_embeddings": 128, "rms_norm_eps": 1e-5}"#;
 const PARAMS: &str = r#"{"dim": 64, "n_layers": 2, "head_dim": 16, "hidden_dim": 128, "n_heads": 4, "n_kv_heads": 2,
     "norm_eps": 1e-5, "vocab_size": 64, "max_position_embeddings": 128}"#;
@@ -255,7 +255,7 @@ fn damaged_headers_never_panic() {
 }
 
 /// One step in the second page; what comes out may be NaN.
-fn forward(model: &Model) -> Result<(), ModelError> {
+pub fn forward(model: &Model) -> Result<(), ModelError> {
     let mut cache = KvCache::new(model.config(), KvFormat::F16, 2)?;
     let mut ws = Workspace::new(model, Pool::new(1), 2, 1)?;
     let mut batch = Batch::default();

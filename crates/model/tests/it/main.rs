@@ -5,5 +5,6 @@ mod formats;
 mod golden;
 mod hostile;
 mod invariance;
+mod packed;
 mod run;
 mod seeds;

@@ -1,69 +1,72 @@
-//! How fast products are: GB/s of weights with one activation row, GFLOP/s with 256, per ISA and format.
-//! `cargo run --release -p falaj-kernels --example matmul_rate [threads [isa]]`. A probe, not the project's bench.
+//! How fast products with panels are: GB/s of weights and GFLOP/s per format, shape and number of activation rows. The weights are
+//! many times the caches, so few rows are bound by DRAM. A probe, not the project's bench.
+//! `cargo run --release -p falaj-kernels --example matmul_rate [isa [threads [FORMAT,… [rows,…]]]]`.
 
 use std::time::{Duration, Instant};
 
-use falaj_kernels::{ActivationKind, Activations, Format, Isa, Matrix, Ops, Pool};
+use falaj_kernels::{
+    ActivationKind, Activations, AlignedVec, Format, Isa, Matrix, Ops, Panels, Pool, Product, Then, WeightView,
+};
 
-const COLS: usize = 4096;
+const SHAPES: [(usize, usize); 3] = [(5632, 2048), (2048, 5632), (2048, 2048)];
+const WEIGHT_BYTES: usize = 128 << 20;
 
 fn main() {
     let mut words = std::env::args().skip(1);
+    let isa = words.next().map_or(Isa::best(), |word| Isa::parse(&word).expect("an isa"));
     let threads = words.next().map_or(2, |word| word.parse().expect("threads is a number"));
-    let chosen = words.next().map(|word| Isa::parse(&word).expect("isa is scalar, avx2 or avx512"));
-    let pool = Pool::new(threads);
-    println!(
-        "{threads} threads, {COLS} columns, best of many; decode over 256 MiB of weights (DRAM) and over 1 MiB (cache)"
-    );
-    println!("isa      format  DRAM GB/s  cache GB/s  m=8 GFLOP/s  m=256 GFLOP/s");
-    for isa in Isa::available() {
-        if chosen.map_or(isa == Isa::Scalar, |chosen| chosen != isa) {
+    let formats = words.next().unwrap_or("Q4_0,Q8_0,Q4_K,Q5_K,Q6_K,BF16".to_owned());
+    let rows = words.next().unwrap_or("1,8,32,512".to_owned());
+    let rows: Vec<usize> = rows.split(',').map(|word| word.parse().expect("rows is a number")).collect();
+    let (ops, pool) = (Ops::new(isa), Pool::new(threads));
+    println!("{isa}, {threads} threads; each cell GB/s of weights and GFLOP/s, median");
+    print!("format shape         pack GB/s");
+    rows.iter().for_each(|m| print!("  {:>13}", format!("m={m}")));
+    println!();
+    for format in Format::ALL {
+        if !formats.split(',').any(|name| name == format.to_string()) {
             continue;
         }
-        let ops = Ops::new(isa);
-        for format in Format::ALL {
-            let rate = |bytes: usize| {
-                let (bytes, seconds) = time(&ops, &pool, format, bytes / format.row_bytes(COLS).unwrap(), 1);
-                bytes as f64 / seconds / 1e9
-            };
-            let flops = |m: usize| {
-                // Short runs, so that the best one saw no neighbour.
-                let rows = 64;
-                let (_, seconds) = time(&ops, &pool, format, rows, m);
-                2.0 * (rows * COLS * m) as f64 / seconds / 1e9
-            };
-            println!(
-                "{:8} {:6} {:10.1} {:11.1} {:12.0} {:14.0}",
-                isa.name(),
-                format.to_string(),
-                rate(256 << 20),
-                rate(1 << 20),
-                flops(8),
-                flops(256)
-            );
+        for (n, k) in SHAPES {
+            shape(&ops, &pool, format, n, k, &rows);
         }
     }
 }
 
-/// Bytes of the weights, and the best time of one product without preparing the activations, which several share.
-fn time(ops: &Ops, pool: &Pool, format: Format, rows: usize, m: usize) -> (usize, f64) {
-    let row: Vec<f32> = (0..COLS).map(|i| (i as f32 * 0.37).sin()).collect();
-    let mut row_bytes = vec![0; format.row_bytes(COLS).unwrap()];
-    ops.quantize_row(format, &row, &mut row_bytes);
-    let bytes = row_bytes.repeat(rows);
-    let w = Matrix::new(format, rows, COLS, &bytes).unwrap();
-    let x = row.repeat(m);
-    let mut activations = Activations::new(m, COLS);
-    activations.set(ops, pool, &x, m, COLS, ActivationKind::for_format(format));
-    let mut out = vec![0.0; m * rows];
-    let mut best = Duration::MAX;
+fn shape(ops: &Ops, pool: &Pool, format: Format, n: usize, k: usize, rows: &[usize]) {
+    let row: Vec<f32> = (0..k).map(|i| (i as f32 * 0.37).sin()).collect();
+    let mut bytes = vec![0; format.row_bytes(k).expect("whole blocks")];
+    ops.quantize_row(format, &row, &mut bytes);
+    let file = bytes.repeat(n);
+    let len = Panels::bytes_for(format, n, k).expect("panels");
+    let copies = WEIGHT_BYTES.div_ceil(len);
+    let mut panels = AlignedVec::<u8>::new(len * copies);
+    let matrix = Matrix::new(format, n, k, &file).expect("whole rows");
+    panels.chunks_exact_mut(len).for_each(|out| ops.pack(pool, &matrix, out));
     let start = Instant::now();
-    let mut runs = 0;
-    while runs < 3 || start.elapsed() < Duration::from_millis(300) {
-        let start = Instant::now();
-        ops.matmul_rows(pool, &w, &activations, &mut out);
-        best = best.min(start.elapsed());
-        runs += 1;
+    panels.chunks_exact_mut(len).for_each(|out| ops.pack(pool, &matrix, out));
+    print!("{:6} {n:5} x {k:4} {:10.1}", format.to_string(), panels.len() as f64 / start.elapsed().as_secs_f64() / 1e9);
+    for &m in rows {
+        let x = row.repeat(m);
+        let mut activations = Activations::new(m, k);
+        activations.set(ops, pool, &x, m, k, ActivationKind::for_format(format));
+        let mut out = vec![0.0; m * n];
+        // A few weights are enough where they are computed with longer than they are read.
+        let copies = if m < 64 { copies } else { 2 };
+        let mut times = Vec::new();
+        let begin = Instant::now();
+        while times.len() < 3 || begin.elapsed() < Duration::from_millis(250) {
+            let start = Instant::now();
+            for bytes in panels.chunks_exact(len).take(copies) {
+                let w = WeightView::Panels(Panels::new(format, n, k, bytes).expect("panels"));
+                let then = Then::Store;
+                ops.matmul(pool, &activations, &mut [Product { w, rows: 0..m, out: &mut out, then }]);
+            }
+            times.push(start.elapsed().as_secs_f64());
+        }
+        times.sort_by(f64::total_cmp);
+        let seconds = times[times.len() / 2] / copies as f64;
+        print!("  {:6.1} {:6.0}", len as f64 / seconds / 1e9, 2.0 * (n * k * m) as f64 / seconds / 1e9);
     }
-    (bytes.len(), best.as_secs_f64())
+    println!();
 }

@@ -26,8 +26,8 @@ impl ActivationKind {
     pub const FLOATS: Self = Self { floats: true, blocks: false, bf16: false };
     /// 8-bit blocks, for quantised weights.
     pub const BLOCKS: Self = Self { floats: false, blocks: true, bf16: false };
-    /// Rounded to bf16, for BF16 weights in panels; as floats too, for rows of them.
-    pub const BF16: Self = Self { floats: true, blocks: false, bf16: true };
+    /// Rounded to bf16, for BF16 weights.
+    pub const BF16: Self = Self { floats: false, blocks: false, bf16: true };
 
     pub const fn for_format(format: Format) -> Self {
         match format {
@@ -66,17 +66,28 @@ pub struct Activations {
     scales: AlignedVec<f32>,
     // Per block of 32: scale · Σq, for weights with a minimum.
     sums: AlignedVec<f32>,
-    // −zero·Σq per block of 32 for zero 8 and 128, per 16 for 32: what exact sums with unsigned weights begin with.
-    starts_8: AlignedVec<i32>,
-    starts_128: AlignedVec<i32>,
-    starts_32: AlignedVec<i32>,
+    // Per block of 32: −Σq, and −Σq of its first half, from which exact sums with unsigned weights begin.
+    totals: AlignedVec<i32>,
+    firsts: AlignedVec<i32>,
+    // The same numbers again for four rows at a time, where there are that many: see `Tile`, `PairTile`.
+    tiles: AlignedVec<u8>,
+    bf16_tiles: AlignedVec<u16>,
+    rounded_tiles: AlignedVec<f32>,
 }
 
 pub(crate) const BLOCK: usize = 32;
+/// Rows of a tile.
+pub(crate) const TILE: usize = 4;
+/// One block of four rows: eight quads of 4 × 4 bytes, four scales, four scaled sums, four totals, four firsts. So a kernel needs one
+/// pointer for four rows, and what it reads together lies together.
+pub(crate) type Tile = [u8; 192];
+/// Pairs of columns of four rows, as bf16 bits and as the floats that they mean.
+pub(crate) type PairTile<'a> = (&'a [[[u16; 2]; TILE]], &'a [[[f32; 2]; TILE]]);
 
 impl Activations {
     pub fn new(max_rows: usize, max_cols: usize) -> Self {
-        let values = max_rows * max_cols.next_multiple_of(BYTES);
+        let stride = max_cols.next_multiple_of(BYTES);
+        let (values, tiled) = (max_rows * stride, max_rows.next_multiple_of(TILE) * stride);
         let blocks = values / BLOCK;
         Self {
             rows: 0,
@@ -89,9 +100,11 @@ impl Activations {
             quants: AlignedVec::new(values),
             scales: AlignedVec::new(blocks),
             sums: AlignedVec::new(blocks),
-            starts_8: AlignedVec::new(blocks),
-            starts_128: AlignedVec::new(blocks),
-            starts_32: AlignedVec::new(2 * blocks),
+            totals: AlignedVec::new(blocks),
+            firsts: AlignedVec::new(blocks),
+            tiles: AlignedVec::new(tiled / TILE / BLOCK * size_of::<Tile>()),
+            bf16_tiles: AlignedVec::new(tiled),
+            rounded_tiles: AlignedVec::new(tiled),
         }
     }
 
@@ -107,7 +120,7 @@ impl Activations {
                 to.floats[..cols].copy_from_slice(x);
                 to.floats[cols..].fill(0.0);
             }
-            to.rounded.round(ops, x, kind);
+            to.rounded.round(ops, x, kind, &mut to.tile);
         });
     }
 
@@ -132,7 +145,7 @@ impl Activations {
             let (floats, padding) = to.floats.split_at_mut(cols);
             ops.rms_norm(&x[row * cols..][..cols], weight, eps, floats);
             padding.fill(0.0);
-            to.rounded.round(ops, floats, kind);
+            to.rounded.round(ops, floats, kind, &mut to.tile);
         });
     }
 
@@ -158,13 +171,18 @@ impl Activations {
         let quants = SharedRows::new(&mut self.quants, stride);
         let scales = SharedRows::new(&mut self.scales, blocks);
         let sums = SharedRows::new(&mut self.sums, blocks);
-        let starts_8 = SharedRows::new(&mut self.starts_8, blocks);
-        let starts_128 = SharedRows::new(&mut self.starts_128, blocks);
-        let starts_32 = SharedRows::new(&mut self.starts_32, 2 * blocks);
-        let chunk = TASK_VALUES.div_ceil(stride);
+        let totals = SharedRows::new(&mut self.totals, blocks);
+        let firsts = SharedRows::new(&mut self.firsts, blocks);
+        let tiles = SharedRows::new(&mut self.tiles, blocks * size_of::<Tile>());
+        let bf16_tiles = SharedRows::new(&mut self.bf16_tiles, TILE * stride);
+        let rounded_tiles = SharedRows::new(&mut self.rounded_tiles, TILE * stride);
+        // Whole tiles.
+        let chunk = TASK_VALUES.div_ceil(stride).next_multiple_of(TILE);
         pool.run(rows.div_ceil(chunk), |task, _| {
             for m in task * chunk..rows.min((task + 1) * chunk) {
-                // SAFETY: the pool gives each row to one task.
+                let tiled = rows >= TILE;
+                let part = |len: usize| if tiled { len } else { 0 };
+                // SAFETY: the pool gives each row, and each tile, to one task, which holds them once at a time.
                 let mut to = unsafe {
                     RowMut {
                         floats: floats.row(m),
@@ -175,10 +193,15 @@ impl Activations {
                                 quants: quants.row(m),
                                 scales: scales.row(m),
                                 sums: sums.row(m),
-                                starts_8: starts_8.row(m),
-                                starts_128: starts_128.row(m),
-                                starts_32: starts_32.row(m),
+                                totals: totals.row(m),
+                                firsts: firsts.row(m),
                             },
+                        },
+                        tile: TileMut {
+                            row: m % TILE,
+                            blocks: &mut tiles.row(m / TILE).as_chunks_mut().0[..part(blocks)],
+                            bf16: &mut bf16_tiles.row(m / TILE).as_chunks_mut().0[..part(stride / 2)],
+                            values: &mut rounded_tiles.row(m / TILE).as_chunks_mut().0[..part(stride / 2)],
                         },
                     }
                 };
@@ -222,10 +245,30 @@ impl Activations {
             quants: &self.quants[row * self.stride..][..self.stride],
             scales: &self.scales[range.clone()],
             sums: &self.sums[range.clone()],
-            starts_8: &self.starts_8[range.clone()],
-            starts_128: &self.starts_128[range.clone()],
-            starts_32: &self.starts_32[2 * range.start..2 * range.end],
+            totals: &self.totals[range.clone()],
+            firsts: &self.firsts[range],
         }
+    }
+
+    /// Whether the rows are there in tiles too.
+    pub(crate) fn has_tiles(&self) -> bool {
+        self.rows >= TILE
+    }
+
+    /// The blocks of rows 4·`tile` to 4·`tile` + 3, as far as there are such rows.
+    #[inline(always)]
+    pub(crate) fn tile(&self, tile: usize) -> &[Tile] {
+        let blocks = self.stride / BLOCK;
+        &self.tiles.as_chunks().0[tile * blocks..][..blocks]
+    }
+
+    /// The same rows rounded to bf16: for each pair of columns, the pairs of four rows.
+    #[inline(always)]
+    pub(crate) fn bf16_tile(&self, tile: usize) -> PairTile<'_> {
+        let range = tile * self.stride / 2..(tile + 1) * self.stride / 2;
+        let bits = self.bf16_tiles.as_chunks::<2>().0.as_chunks().0;
+        let values = self.rounded_tiles.as_chunks::<2>().0.as_chunks().0;
+        (&bits[range.clone()], &values[range])
     }
 }
 
@@ -238,24 +281,31 @@ pub(crate) struct BlockRow<'a> {
     pub quants: &'a [i8],
     pub scales: &'a [f32],
     pub sums: &'a [f32],
-    pub starts_8: &'a [i32],
-    pub starts_128: &'a [i32],
-    pub starts_32: &'a [i32],
+    pub totals: &'a [i32],
+    pub firsts: &'a [i32],
 }
 
 pub(crate) struct BlockRowMut<'a> {
     pub quants: &'a mut [i8],
     pub scales: &'a mut [f32],
     pub sums: &'a mut [f32],
-    pub starts_8: &'a mut [i32],
-    pub starts_128: &'a mut [i32],
-    pub starts_32: &'a mut [i32],
+    pub totals: &'a mut [i32],
+    pub firsts: &'a mut [i32],
 }
 
 /// All places of one row.
 struct RowMut<'a> {
     floats: &'a mut [f32],
     rounded: RoundedRow<'a>,
+    tile: TileMut<'a>,
+}
+
+/// A row's part of its tile; empty where there are no tiles.
+struct TileMut<'a> {
+    row: usize,
+    blocks: &'a mut [Tile],
+    bf16: &'a mut [[u16; 2 * TILE]],
+    values: &'a mut [[f32; 2 * TILE]],
 }
 
 struct RoundedRow<'a> {
@@ -265,12 +315,37 @@ struct RoundedRow<'a> {
 }
 
 impl RoundedRow<'_> {
-    fn round(&mut self, ops: &Ops, x: &[f32], kind: ActivationKind) {
+    fn round(&mut self, ops: &Ops, x: &[f32], kind: ActivationKind, tile: &mut TileMut) {
         if kind.blocks {
             ops.quantize_activations(x, &mut self.blocks);
+            self.blocks.copy_to(tile);
         }
         if kind.bf16 {
             ops.round_activations(x, self.bf16, self.values);
+            let at = 2 * tile.row;
+            for (to, pair) in tile.bf16.iter_mut().zip(self.bf16.as_chunks::<2>().0) {
+                to[at..at + 2].copy_from_slice(pair);
+            }
+            for (to, pair) in tile.values.iter_mut().zip(self.values.as_chunks::<2>().0) {
+                to[at..at + 2].copy_from_slice(pair);
+            }
+        }
+    }
+}
+
+impl BlockRowMut<'_> {
+    fn copy_to(&self, tile: &mut TileMut) {
+        let at = 4 * tile.row;
+        let quants = self.quants.as_chunks::<BLOCK>().0;
+        for (b, (to, quants)) in tile.blocks.iter_mut().zip(quants).enumerate() {
+            let quads = quants.as_chunks::<4>().0;
+            for (v, quad) in quads.iter().enumerate() {
+                to[16 * v + at..16 * v + at + 4].copy_from_slice(&quad.map(i8::cast_unsigned));
+            }
+            to[128 + at..132 + at].copy_from_slice(&self.scales[b].to_ne_bytes());
+            to[144 + at..148 + at].copy_from_slice(&self.sums[b].to_ne_bytes());
+            to[160 + at..164 + at].copy_from_slice(&self.totals[b].to_ne_bytes());
+            to[176 + at..180 + at].copy_from_slice(&self.firsts[b].to_ne_bytes());
         }
     }
 }

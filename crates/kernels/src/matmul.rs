@@ -15,7 +15,6 @@
 mod blocks;
 mod float;
 mod pairs;
-mod quantized;
 mod quants;
 mod rows;
 mod scratch;
@@ -30,8 +29,9 @@ use crate::panels::{WIDTH, WeightView};
 use crate::pool::Pool;
 
 pub(crate) use blocks::panel as quantized_panel;
+pub(crate) use float::{F16, F32};
 pub(crate) use pairs::{panel as bf16_panel, shifted_panel};
-pub(crate) use rows::{Columns, matmul, matmul_rows, some_rows};
+pub(crate) use rows::{Columns, matmul_rows};
 pub(crate) use scratch::Scratch;
 
 /// What becomes of a product.
@@ -145,26 +145,44 @@ impl Item<'_> {
         let bytes = values / format.block_len() * format.block_bytes();
         (bytes / BYTES_PER_NS).max(values * self.rows.len() / PRODUCTS_PER_NS).max(1)
     }
+}
 
-    fn units_per_task(&self, threads: usize) -> usize {
-        if threads == 1 {
-            return self.units().max(1);
+/// Calls `found` with the item and the units of task `task`; returns how many tasks there are up to that one, or in all. A task takes
+/// its share of what is left, so that tasks are large at first, which streams best, and small at last, which ends them together;
+/// none is so small that it is mostly overhead.
+fn task<'a>(
+    threads: usize,
+    count: usize,
+    item: impl Fn(usize) -> Item<'a>,
+    wanted: usize,
+    mut found: impl FnMut(Item<'a>, Range<usize>),
+) -> usize {
+    let mut left_ns: usize = (0..count).map(&item).map(|item| item.units() * item.unit_ns()).sum();
+    let mut tasks = 0;
+    for i in 0..count {
+        let item = item(i);
+        let (units, unit_ns) = (item.units(), item.unit_ns());
+        let mut next = 0;
+        while next < units {
+            let share = if threads == 1 { left_ns } else { (left_ns / (SHARES * threads)).max(TASK_NS) };
+            let end = units.min(next + share.div_ceil(unit_ns));
+            if tasks == wanted {
+                found(item, next..end);
+                return tasks;
+            }
+            left_ns -= (end - next) * unit_ns;
+            (tasks, next) = (tasks + 1, end);
         }
-        let worthwhile = TASK_NS.div_ceil(self.unit_ns());
-        let even = self.units().div_ceil(threads * TASKS_PER_THREAD);
-        even.clamp(1, worthwhile.max(1)).max(worthwhile.min(self.units().div_ceil(threads))).max(1)
     }
-
-    fn tasks(&self, threads: usize) -> usize {
-        self.units().div_ceil(self.units_per_task(threads))
-    }
+    tasks
 }
 
 const BYTES_PER_NS: usize = 12;
 const PRODUCTS_PER_NS: usize = 150;
 /// A task shorter than this is mostly overhead.
 const TASK_NS: usize = 4000;
-const TASKS_PER_THREAD: usize = 16;
+/// A task takes one of so many shares of what is left for each thread.
+const SHARES: usize = 2;
 /// Activation rows that pass over an expanded panel at once; bounds the scratch.
 const ROWS: usize = 512;
 
@@ -184,25 +202,17 @@ pub(crate) fn run<T: Work>(table: &'static Table, pool: &Pool, x: &Activations, 
     // SAFETY: `work` is borrowed exclusively until the end of this function, for `count` values.
     let item = |i: usize| unsafe { T::item(shared.at(i)) };
     let threads = pool.threads();
-    let mut tasks = 0;
     for i in 0..count {
         item(i).check(x);
-        tasks += item(i).tasks(threads);
     }
-    pool.run(tasks, |mut task, _| {
+    let tasks = task(threads, count, item, usize::MAX, |_, _| ());
+    pool.run(tasks, |number, _| {
         let shared = &shared;
-        for i in 0..count {
-            // SAFETY: as above.
-            let item = unsafe { T::item(shared.at(i)) };
-            let (chunk, tasks) = (item.units_per_task(threads), item.tasks(threads));
-            if task >= tasks {
-                task -= tasks;
-                continue;
-            }
-            let units = task * chunk..item.units().min((task + 1) * chunk);
+        // SAFETY: as above.
+        let item = |i: usize| unsafe { T::item(shared.at(i)) };
+        task(threads, count, item, number, |item, units| {
             scratch::with(|scratch| item_units(table, x, &item, units, scratch));
-            return;
-        }
+        });
     });
 }
 
@@ -282,25 +292,5 @@ fn panel_index(format: Format) -> usize {
         Format::Q5_K => 4,
         Format::Q6_K => 5,
         Format::F32 | Format::F16 => unreachable!("these have no panels"),
-    }
-}
-
-/// The formats, as types for the generic code.
-pub(crate) mod formats {
-    pub(crate) use super::float::{BF16, F16, F32};
-    pub(crate) use super::quantized::{Q4_0, Q4_K, Q5_K, Q6_K, Q8_0};
-}
-
-/// A table's entries in the order of [`Format`].
-pub(crate) fn index(format: Format) -> usize {
-    match format {
-        Format::F32 => 0,
-        Format::F16 => 1,
-        Format::BF16 => 2,
-        Format::Q8_0 => 3,
-        Format::Q4_0 => 4,
-        Format::Q4_K => 5,
-        Format::Q5_K => 6,
-        Format::Q6_K => 7,
     }
 }

@@ -39,18 +39,6 @@ impl Ops {
         self.table.isa
     }
 
-    /// The older form, over file rows of any format and in its own order of sums; goes away with its last caller.
-    ///
-    /// # Panics
-    /// Where shapes differ, or `x` was set for another kind of weights.
-    pub fn matmul_rows(&self, pool: &Pool, w: &Matrix, x: &Activations, out: &mut [f32]) {
-        let rows = self.table.matmul[matmul::index(w.format)];
-        matmul::matmul(pool, w, x, out, |w, x, range, out| {
-            // SAFETY: the invariant of `table`.
-            unsafe { rows(w, x, range, out) }
-        });
-    }
-
     /// Each product of the activations' rows with a weight, in one job of the pool. Streams the weights once for all rows.
     ///
     /// # Panics

@@ -29,28 +29,19 @@ pub(crate) trait Simd: Copy {
     type I: Copy;
     /// Sixteen sums of byte products, before they are widened to i32.
     type Partial: Copy;
-    /// Whether registers are many and wide enough for tiles of 4 × 4 sums instead of 4 × 1.
+    /// The same where weights have eight bits.
+    type Wide: Copy;
+    /// Whether registers are many and wide enough for tiles of eight rows and more.
     const WIDE: bool;
 
     fn splat(self, value: f32) -> Self::F;
     fn load(self, from: &[f32; 16]) -> Self::F;
     fn store(self, v: Self::F, to: &mut [f32; 16]);
-    /// Eight values, then eight zeros.
-    fn load_8(self, from: &[f32; 8]) -> Self::F;
-    /// Each value in eight lanes.
-    fn spread_2(self, from: &[f32; 2]) -> Self::F;
-    /// Each value in four lanes.
-    fn spread_4(self, from: &[f32; 4]) -> Self::F;
     /// Rounds to nearest even.
     fn store_f16(self, v: Self::F, to: &mut [u16; 16]);
     /// Little-endian elements of a matrix row, at any alignment.
     fn load_f32_bytes(self, from: &[u8; 64]) -> Self::F;
     fn load_f16_bytes(self, from: &[u8; 32]) -> Self::F;
-    fn load_bf16_bytes(self, from: &[u8; 32]) -> Self::F;
-    /// Each f16 in eight lanes.
-    fn spread_f16(self, low: u16, high: u16) -> Self::F;
-    /// One f16.
-    fn half(self, bits: u16) -> f32;
 
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;
@@ -76,19 +67,7 @@ pub(crate) trait Simd: Copy {
 
     fn splat_byte(self, value: u8) -> Self::B;
     fn load_bytes(self, from: &[u8; 64]) -> Self::B;
-    fn load_halves(self, low: &[u8; 32], high: &[u8; 32]) -> Self::B;
-    /// The low nibbles of `low`, its high nibbles, and the same of `high`.
-    fn load_nibbles(self, low: &[u8; 16], high: &[u8; 16]) -> Self::B;
     fn or(self, a: Self::B, b: Self::B) -> Self::B;
-    fn xor(self, a: Self::B, b: Self::B) -> Self::B;
-    /// Each byte of the first half shifted right by `low` bits and of the second by `high`, keeping only the bits in `mask`,
-    /// which must exclude what comes in from the neighbour byte (the shift is of 16-bit lanes).
-    fn shift_right(self, a: Self::B, low: u32, high: u32, mask: u8) -> Self::B;
-    /// Each byte, below 16, times 16.
-    fn shift_left_4(self, a: Self::B) -> Self::B;
-    /// Lane i: Σ over bytes 4i..4i+4 of (w − zero)·x, exactly. w is unsigned, and below 64 where zero is 0; w − zero is in
-    /// −128..=127; x is in −127..=127.
-    fn dot(self, w: Self::B, x: Self::B, zero: u8) -> Self::F;
     /// Sixteen i8.
     fn signed_to_f32(self, from: &[u8; 16]) -> Self::F;
     /// Thirty-two integral values in −127..=127 as i8.
@@ -97,6 +76,7 @@ pub(crate) trait Simd: Copy {
     // What panels of weights need: lane n of a vector belongs to weight row n, its four bytes to four consecutive columns.
 
     fn store_bytes(self, v: Self::B, to: &mut [u8; 64]);
+    fn store_f32_bytes(self, v: Self::F, to: &mut [u8; 64]);
     /// Four bytes in every lane.
     fn splat_quad(self, from: &[u8; 4]) -> Self::B;
     /// Each byte shifted right by `bits`, keeping only what is in `mask`, which must exclude what comes from the neighbour.
@@ -108,6 +88,7 @@ pub(crate) trait Simd: Copy {
     fn load_small(self, from: &[u8; 16]) -> Self::I;
     fn int_and(self, a: Self::I, mask: i32) -> Self::I;
     fn int_or(self, a: Self::I, b: Self::I) -> Self::I;
+    fn int_sub(self, a: Self::I, b: Self::I) -> Self::I;
     fn int_left(self, a: Self::I, bits: u32) -> Self::I;
     fn int_right(self, a: Self::I, bits: u32) -> Self::I;
     fn to_float(self, a: Self::I) -> Self::F;
@@ -118,10 +99,10 @@ pub(crate) trait Simd: Copy {
     /// Adds Σ over bytes 4i..4i+4 of w·x to lane i; w unsigned and below 64, x in −127..=127.
     fn add_dot(self, partial: Self::Partial, w: Self::B, x: Self::B) -> Self::Partial;
     fn widen(self, sum: Self::I, partial: Self::Partial) -> Self::I;
-    /// What `add_dot_wide` begins with, given −128·Σx.
-    fn wide_start(self, start: Self::I) -> Self::I;
-    /// The same for any w: from `wide_start(−128·Σx)` on, Σ (w − 128)·x over all x of that sum.
-    fn add_dot_wide(self, sum: Self::I, w: Self::B, x: Self::B) -> Self::I;
+    /// The same three steps for any w, of which a block of 32 columns may be added.
+    fn wide(self, sum: Self::I) -> Self::Wide;
+    fn add_wide(self, wide: Self::Wide, w: Self::B, x: Self::B) -> Self::Wide;
+    fn wide_sum(self, sum: Self::I, wide: Self::Wide) -> Self::I;
 
     /// Sixteen pairs of bf16, as (first of each pair, second).
     fn bf16_pairs(self, from: &[u8; 64]) -> (Self::F, Self::F);

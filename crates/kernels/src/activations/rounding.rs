@@ -12,23 +12,21 @@ pub(crate) fn quantize_activations<S: Simd>(s: S, x: &[f32], to: &mut BlockRowMu
     let mut last = [0.0; BLOCK];
     last[..rest.len()].copy_from_slice(rest);
     let blocks = to.quants.as_chunks_mut::<BLOCK>().0;
-    let halves = to.starts_32.as_chunks_mut::<2>().0;
     let sums = to.scales.iter_mut().zip(to.sums.iter_mut());
-    let starts = to.starts_8.iter_mut().zip(to.starts_128.iter_mut()).zip(halves);
-    for (i, ((quants, (scale, sum)), ((start_8, start_128), start_32))) in
-        blocks.iter_mut().zip(sums).zip(starts).enumerate()
-    {
+    let totals = to.totals.iter_mut().zip(to.firsts.iter_mut());
+    for (i, ((quants, (scale, sum)), (total, first))) in blocks.iter_mut().zip(sums).zip(totals).enumerate() {
         let values = match i.cmp(&whole.len()) {
             Ordering::Less => &whole[i],
             Ordering::Equal => &last,
             Ordering::Greater => &[0.0; BLOCK],
         };
         *scale = quantize_block(s, values, quants);
-        let half = |range: std::ops::Range<usize>| quants[range].iter().map(|&q| i32::from(q)).sum::<i32>();
-        let (first, second) = (half(0..16), half(16..32));
-        let total = first + second;
-        *sum = *scale * total as f32;
-        (*start_8, *start_128, *start_32) = (-8 * total, -128 * total, [-32 * first, -32 * second]);
+        let halves = quants.as_chunks::<16>().0;
+        let (a, b) = (halves[0].iter().map(|&q| i32::from(q)), halves[1].iter().map(|&q| i32::from(q)));
+        let a: i32 = a.sum();
+        let both = a + b.sum::<i32>();
+        *sum = *scale * both as f32;
+        (*total, *first) = (-both, -a);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Tiles for F32, F16 and BF16 weights.
+//! Tiles for F32 and F16 weights.
 
 use super::tile::Tiled;
 use crate::activations::Activations;
@@ -6,7 +6,6 @@ use crate::simd::{LANES, Simd};
 
 pub(crate) enum F32 {}
 pub(crate) enum F16 {}
-pub(crate) enum BF16 {}
 
 /// Sixteen elements as a row holds them.
 trait Elements {
@@ -118,4 +117,3 @@ macro_rules! elements {
 }
 elements!(F32, 64, load_f32_bytes);
 elements!(F16, 32, load_f16_bytes);
-elements!(BF16, 32, load_bf16_bytes);

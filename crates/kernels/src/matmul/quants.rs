@@ -2,8 +2,7 @@
 //! it has them. The layouts are in the documentation of `panels`.
 #![expect(non_camel_case_types, reason = "these are the names that files and people use")]
 
-use crate::activations::BlockRow;
-use crate::simd::Simd;
+use crate::simd::{BYTES, Simd};
 
 pub(crate) enum Q8_0 {}
 pub(crate) enum Q4_0 {}
@@ -17,17 +16,17 @@ pub(crate) trait Quants {
     const BLOCKS: usize;
     /// Scales per block: 1, or 2 where each half has its own.
     const SCALES: usize;
-    /// Vecs whose products an i16 holds (15, 31 or 63 times 2 · 127 each); 1 where it takes `Simd::add_dot_wide`.
+    /// Vecs whose products an i16 holds (15, 31 or 63 times 2 · 127 each); 1 where it takes `Simd::add_wide`.
     const DEPTH: usize;
     const MINIMA: bool;
 
-    /// Block j's vecs. Values plus the zero point, which `start` takes off.
-    fn vecs<S: Simd>(s: S, group: &[u8], j: usize) -> [S::B; 8];
+    /// Vec v of block j: values plus the zero point, which `start` takes off.
+    fn vec<S: Simd>(s: S, group: &[u8], j: usize, v: usize) -> S::B;
     /// Block j's scales of its first and second half, the same where there is one.
     fn scales<S: Simd>(s: S, group: &[u8], j: usize) -> [S::F; 2];
     fn minima<S: Simd>(s: S, group: &[u8], j: usize) -> S::F;
-    /// −zero·Σq of the activations of part `i`: block i, or half-block i where each half has its scale.
-    fn start(x: &BlockRow, i: usize) -> i32;
+    /// −zero·Σq of a block of activations, or of its half `part`, given −Σq of the block and of its first half.
+    fn start<S: Simd>(s: S, total: i32, first: i32, part: usize) -> S::I;
 }
 
 #[inline(always)]
@@ -40,19 +39,10 @@ fn vec<S: Simd>(s: S, bytes: &[u8], at: usize) -> S::B {
     s.load_bytes(array(bytes, at))
 }
 
+/// Vec v of a block's nibbles, which begin at `at`.
 #[inline(always)]
-fn nibbles<S: Simd>(s: S, bytes: &[u8], at: usize) -> [S::B; 8] {
-    let v = [vec(s, bytes, at), vec(s, bytes, at + 64), vec(s, bytes, at + 128), vec(s, bytes, at + 192)];
-    [
-        s.right(v[0], 0, 15),
-        s.right(v[1], 0, 15),
-        s.right(v[2], 0, 15),
-        s.right(v[3], 0, 15),
-        s.right(v[0], 4, 15),
-        s.right(v[1], 4, 15),
-        s.right(v[2], 4, 15),
-        s.right(v[3], 4, 15),
-    ]
+fn nibbles<S: Simd>(s: S, bytes: &[u8], at: usize, v: usize) -> S::B {
+    s.right(vec(s, bytes, at + BYTES * (v % 4)), if v < 4 { 0 } else { 4 }, 15)
 }
 
 impl Quants for Q8_0 {
@@ -63,17 +53,8 @@ impl Quants for Q8_0 {
     const MINIMA: bool = false;
 
     #[inline(always)]
-    fn vecs<S: Simd>(s: S, group: &[u8], _: usize) -> [S::B; 8] {
-        [
-            vec(s, group, 32),
-            vec(s, group, 96),
-            vec(s, group, 160),
-            vec(s, group, 224),
-            vec(s, group, 288),
-            vec(s, group, 352),
-            vec(s, group, 416),
-            vec(s, group, 480),
-        ]
+    fn vec<S: Simd>(s: S, group: &[u8], _: usize, v: usize) -> S::B {
+        vec(s, group, 32 + BYTES * v)
     }
     #[inline(always)]
     fn scales<S: Simd>(s: S, group: &[u8], _: usize) -> [S::F; 2] {
@@ -84,8 +65,8 @@ impl Quants for Q8_0 {
         s.splat(0.0)
     }
     #[inline(always)]
-    fn start(x: &BlockRow, i: usize) -> i32 {
-        x.starts_128[i]
+    fn start<S: Simd>(s: S, total: i32, _: i32, _: usize) -> S::I {
+        s.int_left(s.splat_int(total), 7)
     }
 }
 
@@ -97,8 +78,8 @@ impl Quants for Q4_0 {
     const MINIMA: bool = false;
 
     #[inline(always)]
-    fn vecs<S: Simd>(s: S, group: &[u8], _: usize) -> [S::B; 8] {
-        nibbles(s, group, 32)
+    fn vec<S: Simd>(s: S, group: &[u8], _: usize, v: usize) -> S::B {
+        nibbles(s, group, 32, v)
     }
     #[inline(always)]
     fn scales<S: Simd>(s: S, group: &[u8], _: usize) -> [S::F; 2] {
@@ -109,8 +90,8 @@ impl Quants for Q4_0 {
         s.splat(0.0)
     }
     #[inline(always)]
-    fn start(x: &BlockRow, i: usize) -> i32 {
-        x.starts_8[i]
+    fn start<S: Simd>(s: S, total: i32, _: i32, _: usize) -> S::I {
+        s.int_left(s.splat_int(total), 3)
     }
 }
 
@@ -149,8 +130,8 @@ impl Quants for Q4_K {
     const MINIMA: bool = true;
 
     #[inline(always)]
-    fn vecs<S: Simd>(s: S, group: &[u8], j: usize) -> [S::B; 8] {
-        nibbles(s, group, 256 + 256 * j)
+    fn vec<S: Simd>(s: S, group: &[u8], j: usize, v: usize) -> S::B {
+        nibbles(s, group, 256 + 256 * j, v)
     }
     #[inline(always)]
     fn scales<S: Simd>(s: S, group: &[u8], j: usize) -> [S::F; 2] {
@@ -161,8 +142,8 @@ impl Quants for Q4_K {
         k_minimum(s, group, j)
     }
     #[inline(always)]
-    fn start(_: &BlockRow, _: usize) -> i32 {
-        0
+    fn start<S: Simd>(s: S, _: i32, _: i32, _: usize) -> S::I {
+        s.splat_int(0)
     }
 }
 
@@ -174,19 +155,10 @@ impl Quants for Q5_K {
     const MINIMA: bool = true;
 
     #[inline(always)]
-    fn vecs<S: Simd>(s: S, group: &[u8], j: usize) -> [S::B; 8] {
-        let low = nibbles(s, group, 256 + 320 * j);
+    fn vec<S: Simd>(s: S, group: &[u8], j: usize, v: usize) -> S::B {
+        let low = nibbles(s, group, 256 + 320 * j, v);
         let bits = vec(s, group, 512 + 320 * j);
-        [
-            s.or(low[0], s.left(bits, 4, 16)),
-            s.or(low[1], s.left(bits, 3, 16)),
-            s.or(low[2], s.left(bits, 2, 16)),
-            s.or(low[3], s.left(bits, 1, 16)),
-            s.or(low[4], s.right(bits, 0, 16)),
-            s.or(low[5], s.right(bits, 1, 16)),
-            s.or(low[6], s.right(bits, 2, 16)),
-            s.or(low[7], s.right(bits, 3, 16)),
-        ]
+        s.or(low, if v < 4 { s.left(bits, 4 - v as u32, 16) } else { s.right(bits, v as u32 - 4, 16) })
     }
     #[inline(always)]
     fn scales<S: Simd>(s: S, group: &[u8], j: usize) -> [S::F; 2] {
@@ -197,8 +169,8 @@ impl Quants for Q5_K {
         k_minimum(s, group, j)
     }
     #[inline(always)]
-    fn start(_: &BlockRow, _: usize) -> i32 {
-        0
+    fn start<S: Simd>(s: S, _: i32, _: i32, _: usize) -> S::I {
+        s.splat_int(0)
     }
 }
 
@@ -210,20 +182,12 @@ impl Quants for Q6_K {
     const MINIMA: bool = false;
 
     #[inline(always)]
-    fn vecs<S: Simd>(s: S, group: &[u8], j: usize) -> [S::B; 8] {
+    fn vec<S: Simd>(s: S, group: &[u8], j: usize, v: usize) -> S::B {
         let at = 288 + 384 * j;
-        let low = nibbles(s, group, at);
-        let high = [vec(s, group, at + 256), vec(s, group, at + 320)];
-        [
-            s.or(low[0], s.left(high[0], 4, 48)),
-            s.or(low[1], s.left(high[0], 2, 48)),
-            s.or(low[2], s.right(high[0], 0, 48)),
-            s.or(low[3], s.right(high[0], 2, 48)),
-            s.or(low[4], s.left(high[1], 4, 48)),
-            s.or(low[5], s.left(high[1], 2, 48)),
-            s.or(low[6], s.right(high[1], 0, 48)),
-            s.or(low[7], s.right(high[1], 2, 48)),
-        ]
+        let low = nibbles(s, group, at, v);
+        let high = vec(s, group, at + 256 + BYTES * (v / 4));
+        let j = v as u32 % 4;
+        s.or(low, if j < 2 { s.left(high, 4 - 2 * j, 48) } else { s.right(high, 2 * j - 4, 48) })
     }
     #[inline(always)]
     fn scales<S: Simd>(s: S, group: &[u8], j: usize) -> [S::F; 2] {
@@ -236,7 +200,8 @@ impl Quants for Q6_K {
         s.splat(0.0)
     }
     #[inline(always)]
-    fn start(x: &BlockRow, i: usize) -> i32 {
-        x.starts_32[i]
+    fn start<S: Simd>(s: S, total: i32, first: i32, part: usize) -> S::I {
+        let first = s.splat_int(first);
+        s.int_left(if part == 0 { first } else { s.int_sub(s.splat_int(total), first) }, 5)
     }
 }

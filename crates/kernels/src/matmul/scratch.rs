@@ -8,9 +8,8 @@ use crate::buffer::{AlignedVec, Pod};
 pub(crate) struct Scratch {
     /// Sums: (rows, 16), of a product and of its gate.
     pub tiles: [AlignedVec<f32>; 2],
-    pub vecs: AlignedVec<u8>,
-    pub scales: AlignedVec<f32>,
-    pub minima: AlignedVec<f32>,
+    /// Blocks of a panel.
+    pub expanded: AlignedVec<u8>,
 }
 
 thread_local! {

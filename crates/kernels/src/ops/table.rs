@@ -9,7 +9,7 @@ use crate::attention::{AttentionArgs, SharedParts, tile};
 use crate::elementwise;
 use crate::format::Matrix;
 use crate::isa::Isa;
-use crate::matmul::{self, Columns, Scratch, formats, panel_formats};
+use crate::matmul::{self, Columns, Scratch, panel_formats};
 use crate::norm;
 use crate::rope::{self, RopeLayout};
 use crate::simd;
@@ -19,8 +19,6 @@ use crate::softmax;
 #[expect(clippy::type_complexity, reason = "these are the functions' own signatures")]
 pub(crate) struct Table {
     pub isa: Isa,
-    /// In the order of `matmul::index`.
-    pub matmul: [unsafe fn(&Matrix, &Activations, Range<usize>, &Columns); 8],
     pub attend: unsafe fn(&AttentionArgs, Range<usize>, usize, &mut tile::Scratch, &SharedParts<f32>),
     pub store_head: unsafe fn(&Store, usize),
     /// In the order of `matmul::panel_index`.
@@ -76,7 +74,6 @@ macro_rules! table {
 
             pub(super) static TABLE: Table = Table {
                 isa: $isa,
-                matmul: [matmul_f32, matmul_f16, matmul_bf16, matmul_q8_0, matmul_q4_0, matmul_q4_k, matmul_q5_k, matmul_q6_k],
                 attend,
                 store_head: store_one_head,
                 panel: [panel_bf16, panel_q8_0, panel_q4_0, panel_q4_k, panel_q5_k, panel_q6_k],
@@ -101,14 +98,6 @@ macro_rules! table {
             }
 
             functions! { $token, $attribute,
-                matmul_f32 = matmul::matmul_rows::<_, formats::F32>, (w: &Matrix, x: &Activations, rows: Range<usize>, out: &Columns);
-                matmul_f16 = matmul::matmul_rows::<_, formats::F16>, (w: &Matrix, x: &Activations, rows: Range<usize>, out: &Columns);
-                matmul_bf16 = matmul::matmul_rows::<_, formats::BF16>, (w: &Matrix, x: &Activations, rows: Range<usize>, out: &Columns);
-                matmul_q8_0 = matmul::matmul_rows::<_, formats::Q8_0>, (w: &Matrix, x: &Activations, rows: Range<usize>, out: &Columns);
-                matmul_q4_0 = matmul::matmul_rows::<_, formats::Q4_0>, (w: &Matrix, x: &Activations, rows: Range<usize>, out: &Columns);
-                matmul_q4_k = matmul::matmul_rows::<_, formats::Q4_K>, (w: &Matrix, x: &Activations, rows: Range<usize>, out: &Columns);
-                matmul_q5_k = matmul::matmul_rows::<_, formats::Q5_K>, (w: &Matrix, x: &Activations, rows: Range<usize>, out: &Columns);
-                matmul_q6_k = matmul::matmul_rows::<_, formats::Q6_K>, (w: &Matrix, x: &Activations, rows: Range<usize>, out: &Columns);
                 store_one_head = store_head, (store: &Store, kv_head: usize);
                 panel_q8_0 = matmul::quantized_panel::<_, panel_formats::Q8_0>, (panel: &[u8], x: &Activations, rows: Range<usize>, scratch: &mut Scratch, tile: &mut [[f32; 16]]);
                 panel_q4_0 = matmul::quantized_panel::<_, panel_formats::Q4_0>, (panel: &[u8], x: &Activations, rows: Range<usize>, scratch: &mut Scratch, tile: &mut [[f32; 16]]);
@@ -116,8 +105,8 @@ macro_rules! table {
                 panel_q5_k = matmul::quantized_panel::<_, panel_formats::Q5_K>, (panel: &[u8], x: &Activations, rows: Range<usize>, scratch: &mut Scratch, tile: &mut [[f32; 16]]);
                 panel_q6_k = matmul::quantized_panel::<_, panel_formats::Q6_K>, (panel: &[u8], x: &Activations, rows: Range<usize>, scratch: &mut Scratch, tile: &mut [[f32; 16]]);
                 panel_bf16 = matmul::shifted_panel, (panel: &[u8], x: &Activations, rows: Range<usize>, scratch: &mut Scratch, tile: &mut [[f32; 16]]);
-                rows_f32 = matmul::some_rows::<_, formats::F32>, (w: &Matrix, x: &Activations, columns: Range<usize>, rows: Range<usize>, out: &Columns);
-                rows_f16 = matmul::some_rows::<_, formats::F16>, (w: &Matrix, x: &Activations, columns: Range<usize>, rows: Range<usize>, out: &Columns);
+                rows_f32 = matmul::matmul_rows::<_, matmul::F32>, (w: &Matrix, x: &Activations, columns: Range<usize>, rows: Range<usize>, out: &Columns);
+                rows_f16 = matmul::matmul_rows::<_, matmul::F16>, (w: &Matrix, x: &Activations, columns: Range<usize>, rows: Range<usize>, out: &Columns);
                 quantize_activations = activations::quantize_activations, (x: &[f32], to: &mut BlockRowMut);
                 round_activations = activations::round_activations, (x: &[f32], bits: &mut [u16], values: &mut [f32]);
                 rms_norm = norm::rms_norm, (x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);

@@ -1,5 +1,5 @@
-//! AVX2 with FMA and F16C: two registers per vector. Without a dot instruction for bytes, pairs go through 16-bit sums, kept
-//! below saturation by taking the sign off the weights.
+//! AVX2 with FMA and F16C: two registers per vector. Without a dot instruction for bytes, products are summed as 16-bit pairs as
+//! long as those cannot saturate, and widened then; weights of eight bits are taken as two nibbles.
 // SAFETY of the whole file: an `Avx2` exists only where AVX2, FMA and F16C do (see `Avx2::assume`); loads and stores go
 // through references to arrays of exactly the accessed size, with the unaligned instructions.
 #![expect(clippy::undocumented_unsafe_blocks, reason = "the one argument that holds for all is above")]
@@ -34,6 +34,7 @@ impl Simd for Avx2 {
     type I = B;
     // i16 pairs, or i32 with VNNI.
     type Partial = B;
+    type Wide = [B; 2];
     const WIDE: bool = false;
 
     #[inline(always)]
@@ -49,23 +50,6 @@ impl Simd for Avx2 {
         unsafe {
             _mm256_storeu_ps(to.as_mut_ptr(), v[0]);
             _mm256_storeu_ps(to.as_mut_ptr().add(8), v[1]);
-        }
-    }
-    #[inline(always)]
-    fn load_8(self, from: &[f32; 8]) -> F {
-        unsafe { [_mm256_loadu_ps(from.as_ptr()), _mm256_setzero_ps()] }
-    }
-    #[inline(always)]
-    fn spread_2(self, from: &[f32; 2]) -> F {
-        unsafe { [_mm256_set1_ps(from[0]), _mm256_set1_ps(from[1])] }
-    }
-    #[inline(always)]
-    fn spread_4(self, from: &[f32; 4]) -> F {
-        unsafe {
-            [
-                _mm256_set_m128(_mm_set1_ps(from[1]), _mm_set1_ps(from[0])),
-                _mm256_set_m128(_mm_set1_ps(from[3]), _mm_set1_ps(from[2])),
-            ]
         }
     }
     #[inline(always)]
@@ -87,22 +71,6 @@ impl Simd for Avx2 {
                 _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().add(16).cast())),
             ]
         }
-    }
-    #[inline(always)]
-    fn load_bf16_bytes(self, from: &[u8; 32]) -> F {
-        unsafe {
-            let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.as_ptr().cast()));
-            let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.as_ptr().add(16).cast()));
-            [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)), _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high))]
-        }
-    }
-    #[inline(always)]
-    fn spread_f16(self, low: u16, high: u16) -> F {
-        self.spread_2(&[self.half(low), self.half(high)])
-    }
-    #[inline(always)]
-    fn half(self, bits: u16) -> f32 {
-        unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_set1_epi16(bits.cast_signed()))) }
     }
 
     #[inline(always)]
@@ -183,38 +151,8 @@ impl Simd for Avx2 {
         unsafe { [_mm256_loadu_si256(from.as_ptr().cast()), _mm256_loadu_si256(from.as_ptr().add(32).cast())] }
     }
     #[inline(always)]
-    fn load_halves(self, low: &[u8; 32], high: &[u8; 32]) -> B {
-        unsafe { [_mm256_loadu_si256(low.as_ptr().cast()), _mm256_loadu_si256(high.as_ptr().cast())] }
-    }
-    #[inline(always)]
-    fn load_nibbles(self, low: &[u8; 16], high: &[u8; 16]) -> B {
-        unsafe { [nibbles(low), nibbles(high)] }
-    }
-    #[inline(always)]
     fn or(self, a: B, b: B) -> B {
         both!(_mm256_or_si256, a, b)
-    }
-    #[inline(always)]
-    fn xor(self, a: B, b: B) -> B {
-        both!(_mm256_xor_si256, a, b)
-    }
-    #[inline(always)]
-    fn shift_right(self, a: B, low: u32, high: u32, mask: u8) -> B {
-        unsafe {
-            let mask = _mm256_set1_epi8(mask.cast_signed());
-            [
-                _mm256_and_si256(_mm256_srl_epi16(a[0], _mm_cvtsi32_si128(low.cast_signed())), mask),
-                _mm256_and_si256(_mm256_srl_epi16(a[1], _mm_cvtsi32_si128(high.cast_signed())), mask),
-            ]
-        }
-    }
-    #[inline(always)]
-    fn shift_left_4(self, a: B) -> B {
-        unsafe { [_mm256_slli_epi16::<4>(a[0]), _mm256_slli_epi16::<4>(a[1])] }
-    }
-    #[inline(always)]
-    fn dot(self, w: B, x: B, zero: u8) -> F {
-        unsafe { [dot_half(w[0], x[0], zero), dot_half(w[1], x[1], zero)] }
     }
     #[inline(always)]
     fn signed_to_f32(self, from: &[u8; 16]) -> F {
@@ -243,6 +181,13 @@ impl Simd for Avx2 {
         unsafe {
             _mm256_storeu_si256(to.as_mut_ptr().cast(), v[0]);
             _mm256_storeu_si256(to.as_mut_ptr().add(32).cast(), v[1]);
+        }
+    }
+    #[inline(always)]
+    fn store_f32_bytes(self, v: F, to: &mut [u8; 64]) {
+        unsafe {
+            _mm256_storeu_ps(to.as_mut_ptr().cast(), v[0]);
+            _mm256_storeu_ps(to.as_mut_ptr().add(32).cast(), v[1]);
         }
     }
     #[inline(always)]
@@ -287,6 +232,10 @@ impl Simd for Avx2 {
         both!(_mm256_or_si256, a, b)
     }
     #[inline(always)]
+    fn int_sub(self, a: B, b: B) -> B {
+        both!(_mm256_sub_epi32, a, b)
+    }
+    #[inline(always)]
     fn int_left(self, a: B, bits: u32) -> B {
         unsafe {
             let bits = _mm_cvtsi32_si128(bits.cast_signed());
@@ -326,12 +275,20 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    fn wide_start(self, _: B) -> B {
-        unsafe { [_mm256_setzero_si256(); 2] }
+    fn wide(self, _: B) -> [B; 2] {
+        unsafe { [[_mm256_setzero_si256(); 2]; 2] }
     }
     #[inline(always)]
-    fn add_dot_wide(self, sum: B, w: B, x: B) -> B {
-        unsafe { [add_signed_half(sum[0], w[0], x[0]), add_signed_half(sum[1], w[1], x[1])] }
+    fn add_wide(self, wide: [B; 2], w: B, x: B) -> [B; 2] {
+        // Nibbles apart: eight vecs' pairs are at most 8 · 2 · 15 · 127 = 30480.
+        [self.add_dot(wide[0], self.right(w, 0, 15), x), self.add_dot(wide[1], self.right(w, 4, 15), x)]
+    }
+    #[inline(always)]
+    fn wide_sum(self, sum: B, wide: [B; 2]) -> B {
+        let high = self.widen([unsafe { _mm256_setzero_si256() }; 2], wide[1]);
+        let high = self.int_left(high, 4);
+        let low = self.widen(sum, wide[0]);
+        both!(_mm256_add_epi32, low, high)
     }
 
     #[inline(always)]
@@ -387,41 +344,5 @@ unsafe fn round_bf16_half(v: __m256) -> __m256 {
         let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
         let up = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
         _mm256_castsi256_ps(_mm256_and_si256(up, _mm256_set1_epi32(-0x1_0000)))
-    }
-}
-
-#[inline(always)]
-unsafe fn nibbles(from: &[u8; 16]) -> __m256i {
-    unsafe {
-        let packed = _mm_loadu_si128(from.as_ptr().cast());
-        let both = _mm256_set_m128i(_mm_srli_epi16::<4>(packed), packed);
-        _mm256_and_si256(both, _mm256_set1_epi8(15))
-    }
-}
-
-#[inline(always)]
-unsafe fn dot_half(w: __m256i, x: __m256i, zero: u8) -> __m256 {
-    unsafe {
-        let pairs = if zero == 0 {
-            // Weights below 64, so a pair is at most 2 · 63 · 127: no saturation.
-            _mm256_maddubs_epi16(w, x)
-        } else {
-            // |w − zero| is at most 128, so a pair is at most 2 · 128 · 127 = 32512: no saturation. −128 keeps its bits
-            // under abs and is read as unsigned 128. Subtracting 128 is the same as adding it.
-            let w = _mm256_sub_epi8(w, _mm256_set1_epi8(zero.cast_signed()));
-            _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
-        };
-        _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-    }
-}
-
-/// sum + (w − 128)·x. |w − 128| is at most 128, so a pair is at most 2 · 128 · 127 = 32512: no saturation. −128 keeps its bits
-/// under abs and is read as unsigned 128.
-#[inline(always)]
-unsafe fn add_signed_half(sum: __m256i, w: __m256i, x: __m256i) -> __m256i {
-    unsafe {
-        let w = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
-        let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-        _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
     }
 }

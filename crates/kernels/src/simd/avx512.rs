@@ -1,5 +1,5 @@
-//! AVX-512 with VNNI: one register per vector. `vpdpbusd` sums four byte products exactly; the weights' zero point is taken
-//! off by starting the sum at −zero·Σx, which the compiler shares between the rows of a tile.
+//! AVX-512 with VNNI: one register per vector. `vpdpbusd` sums four byte products exactly; sums begin at −zero·Σx, which takes the
+//! weights' zero point off.
 // SAFETY of the whole file: an `Avx512` exists only where AVX-512 F, BW, VL, DQ and VNNI do (see `Avx512::assume`); loads
 // and stores go through references to arrays of exactly the accessed size, with the unaligned instructions.
 #![expect(clippy::undocumented_unsafe_blocks, reason = "the one argument that holds for all is above")]
@@ -28,6 +28,7 @@ impl Simd for Avx512 {
     type B = __m512i;
     type I = __m512i;
     type Partial = __m512i;
+    type Wide = __m512i;
     const WIDE: bool = true;
 
     #[inline(always)]
@@ -43,26 +44,6 @@ impl Simd for Avx512 {
         unsafe { _mm512_storeu_ps(to.as_mut_ptr(), v) }
     }
     #[inline(always)]
-    fn load_8(self, from: &[f32; 8]) -> __m512 {
-        unsafe { _mm512_zextps256_ps512(_mm256_loadu_ps(from.as_ptr())) }
-    }
-    #[inline(always)]
-    fn spread_2(self, from: &[f32; 2]) -> __m512 {
-        unsafe {
-            let order = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
-            // Not `_mm_load_sd`: in Rust it reads an f64 in place, which wants 8-byte alignment.
-            let pair = _mm_castsi128_ps(_mm_loadu_si64(from.as_ptr().cast()));
-            _mm512_permutexvar_ps(order, _mm512_castps128_ps512(pair))
-        }
-    }
-    #[inline(always)]
-    fn spread_4(self, from: &[f32; 4]) -> __m512 {
-        unsafe {
-            let order = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-            _mm512_permutexvar_ps(order, _mm512_castps128_ps512(_mm_loadu_ps(from.as_ptr())))
-        }
-    }
-    #[inline(always)]
     fn store_f16(self, v: __m512, to: &mut [u16; 16]) {
         unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), _mm512_cvtps_ph::<NEAREST>(v)) }
     }
@@ -73,24 +54,6 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn load_f16_bytes(self, from: &[u8; 32]) -> __m512 {
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())) }
-    }
-    #[inline(always)]
-    fn load_bf16_bytes(self, from: &[u8; 32]) -> __m512 {
-        unsafe {
-            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.as_ptr().cast()));
-            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
-        }
-    }
-    #[inline(always)]
-    fn spread_f16(self, low: u16, high: u16) -> __m512 {
-        unsafe {
-            let (low, high) = (_mm_set1_epi16(low.cast_signed()), _mm_set1_epi16(high.cast_signed()));
-            _mm512_cvtph_ps(_mm256_set_m128i(high, low))
-        }
-    }
-    #[inline(always)]
-    fn half(self, bits: u16) -> f32 {
-        unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_set1_epi16(bits.cast_signed()))) }
     }
 
     #[inline(always)]
@@ -168,55 +131,8 @@ impl Simd for Avx512 {
         unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
     }
     #[inline(always)]
-    fn load_halves(self, low: &[u8; 32], high: &[u8; 32]) -> __m512i {
-        unsafe {
-            let low = _mm512_castsi256_si512(_mm256_loadu_si256(low.as_ptr().cast()));
-            _mm512_inserti64x4::<1>(low, _mm256_loadu_si256(high.as_ptr().cast()))
-        }
-    }
-    #[inline(always)]
-    fn load_nibbles(self, low: &[u8; 16], high: &[u8; 16]) -> __m512i {
-        unsafe {
-            let low = _mm512_castsi128_si512(_mm_loadu_si128(low.as_ptr().cast()));
-            let pair = _mm512_inserti32x4::<1>(low, _mm_loadu_si128(high.as_ptr().cast()));
-            // low low high high, of which the odd quarters keep their high nibbles.
-            let twice = _mm512_shuffle_i64x2::<0b01_01_00_00>(pair, pair);
-            let shifts = _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4);
-            _mm512_and_si512(_mm512_srlv_epi64(twice, shifts), _mm512_set1_epi8(15))
-        }
-    }
-    #[inline(always)]
     fn or(self, a: __m512i, b: __m512i) -> __m512i {
         unsafe { _mm512_or_si512(a, b) }
-    }
-    #[inline(always)]
-    fn xor(self, a: __m512i, b: __m512i) -> __m512i {
-        unsafe { _mm512_xor_si512(a, b) }
-    }
-    #[inline(always)]
-    fn shift_right(self, a: __m512i, low: u32, high: u32, mask: u8) -> __m512i {
-        unsafe {
-            let (low, high) = (i64::from(low), i64::from(high));
-            let shifts = _mm512_setr_epi64(low, low, low, low, high, high, high, high);
-            // Over 64-bit lanes: what the mask excludes comes from a neighbour byte either way.
-            _mm512_and_si512(_mm512_srlv_epi64(a, shifts), self.splat_byte(mask))
-        }
-    }
-    #[inline(always)]
-    fn shift_left_4(self, a: __m512i) -> __m512i {
-        unsafe { _mm512_slli_epi16::<4>(a) }
-    }
-    #[inline(always)]
-    fn dot(self, w: __m512i, x: __m512i, zero: u8) -> __m512 {
-        unsafe {
-            let none = _mm512_setzero_si512();
-            let start = if zero == 0 {
-                none
-            } else {
-                _mm512_sub_epi32(none, _mm512_dpbusd_epi32(none, _mm512_set1_epi8(zero.cast_signed()), x))
-            };
-            _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(start, w, x))
-        }
     }
     #[inline(always)]
     fn signed_to_f32(self, from: &[u8; 16]) -> __m512 {
@@ -234,6 +150,10 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn store_bytes(self, v: __m512i, to: &mut [u8; 64]) {
         unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), v) }
+    }
+    #[inline(always)]
+    fn store_f32_bytes(self, v: __m512, to: &mut [u8; 64]) {
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr().cast(), v) }
     }
     #[inline(always)]
     fn splat_quad(self, from: &[u8; 4]) -> __m512i {
@@ -271,6 +191,10 @@ impl Simd for Avx512 {
         unsafe { _mm512_or_si512(a, b) }
     }
     #[inline(always)]
+    fn int_sub(self, a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_sub_epi32(a, b) }
+    }
+    #[inline(always)]
     fn int_left(self, a: __m512i, bits: u32) -> __m512i {
         unsafe { _mm512_sll_epi32(a, _mm_cvtsi32_si128(bits.cast_signed())) }
     }
@@ -296,12 +220,16 @@ impl Simd for Avx512 {
         partial
     }
     #[inline(always)]
-    fn wide_start(self, start: __m512i) -> __m512i {
-        start
+    fn wide(self, sum: __m512i) -> __m512i {
+        sum
     }
     #[inline(always)]
-    fn add_dot_wide(self, sum: __m512i, w: __m512i, x: __m512i) -> __m512i {
-        self.add_dot(sum, w, x)
+    fn add_wide(self, wide: __m512i, w: __m512i, x: __m512i) -> __m512i {
+        self.add_dot(wide, w, x)
+    }
+    #[inline(always)]
+    fn wide_sum(self, _: __m512i, wide: __m512i) -> __m512i {
+        wide
     }
 
     #[inline(always)]

@@ -22,6 +22,7 @@ impl Simd for Scalar {
     type B = [u8; 64];
     type I = [i32; 16];
     type Partial = [i32; 16];
+    type Wide = [i32; 16];
     const WIDE: bool = false;
 
     #[inline(always)]
@@ -37,18 +38,6 @@ impl Simd for Scalar {
         *to = v;
     }
     #[inline(always)]
-    fn load_8(self, from: &[f32; 8]) -> [f32; 16] {
-        each(|i| if i < 8 { from[i] } else { 0.0 })
-    }
-    #[inline(always)]
-    fn spread_2(self, from: &[f32; 2]) -> [f32; 16] {
-        each(|i| from[i / 8])
-    }
-    #[inline(always)]
-    fn spread_4(self, from: &[f32; 4]) -> [f32; 16] {
-        each(|i| from[i / 4])
-    }
-    #[inline(always)]
     fn store_f16(self, v: [f32; 16], to: &mut [u16; 16]) {
         *to = v.map(f32_to_f16);
     }
@@ -59,18 +48,6 @@ impl Simd for Scalar {
     #[inline(always)]
     fn load_f16_bytes(self, from: &[u8; 32]) -> [f32; 16] {
         each(|i| f16_to_f32(u16::from_le_bytes([from[2 * i], from[2 * i + 1]])))
-    }
-    #[inline(always)]
-    fn load_bf16_bytes(self, from: &[u8; 32]) -> [f32; 16] {
-        each(|i| bf16_to_f32(u16::from_le_bytes([from[2 * i], from[2 * i + 1]])))
-    }
-    #[inline(always)]
-    fn spread_f16(self, low: u16, high: u16) -> [f32; 16] {
-        self.spread_2(&[f16_to_f32(low), f16_to_f32(high)])
-    }
-    #[inline(always)]
-    fn half(self, bits: u16) -> f32 {
-        f16_to_f32(bits)
     }
 
     #[inline(always)]
@@ -140,38 +117,8 @@ impl Simd for Scalar {
         *from
     }
     #[inline(always)]
-    fn load_halves(self, low: &[u8; 32], high: &[u8; 32]) -> [u8; 64] {
-        bytes(|i| if i < 32 { low[i] } else { high[i - 32] })
-    }
-    #[inline(always)]
-    fn load_nibbles(self, low: &[u8; 16], high: &[u8; 16]) -> [u8; 64] {
-        bytes(|i| {
-            let byte = if i < 32 { low[i % 16] } else { high[i % 16] };
-            if i % 32 < 16 { byte & 15 } else { byte >> 4 }
-        })
-    }
-    #[inline(always)]
     fn or(self, a: [u8; 64], b: [u8; 64]) -> [u8; 64] {
         bytes(|i| a[i] | b[i])
-    }
-    #[inline(always)]
-    fn xor(self, a: [u8; 64], b: [u8; 64]) -> [u8; 64] {
-        bytes(|i| a[i] ^ b[i])
-    }
-    #[inline(always)]
-    fn shift_right(self, a: [u8; 64], low: u32, high: u32, mask: u8) -> [u8; 64] {
-        bytes(|i| (a[i] >> if i < 32 { low } else { high }) & mask)
-    }
-    #[inline(always)]
-    fn shift_left_4(self, a: [u8; 64]) -> [u8; 64] {
-        bytes(|i| a[i] << 4)
-    }
-    #[inline(always)]
-    fn dot(self, w: [u8; 64], x: [u8; 64], zero: u8) -> [f32; 16] {
-        each(|i| {
-            (4 * i..4 * i + 4).map(|k| (i32::from(w[k]) - i32::from(zero)) * i32::from(x[k].cast_signed())).sum::<i32>()
-                as f32
-        })
     }
     #[inline(always)]
     fn signed_to_f32(self, from: &[u8; 16]) -> [f32; 16] {
@@ -185,6 +132,10 @@ impl Simd for Scalar {
     #[inline(always)]
     fn store_bytes(self, v: [u8; 64], to: &mut [u8; 64]) {
         *to = v;
+    }
+    #[inline(always)]
+    fn store_f32_bytes(self, v: [f32; 16], to: &mut [u8; 64]) {
+        *to = bytes(|i| v[i / 4].to_le_bytes()[i % 4]);
     }
     #[inline(always)]
     fn splat_quad(self, from: &[u8; 4]) -> [u8; 64] {
@@ -216,6 +167,10 @@ impl Simd for Scalar {
         std::array::from_fn(|i| a[i] | b[i])
     }
     #[inline(always)]
+    fn int_sub(self, a: [i32; 16], b: [i32; 16]) -> [i32; 16] {
+        std::array::from_fn(|i| a[i] - b[i])
+    }
+    #[inline(always)]
     fn int_left(self, a: [i32; 16], bits: u32) -> [i32; 16] {
         a.map(|a| a << bits)
     }
@@ -244,12 +199,16 @@ impl Simd for Scalar {
         partial
     }
     #[inline(always)]
-    fn wide_start(self, start: [i32; 16]) -> [i32; 16] {
-        start
+    fn wide(self, sum: [i32; 16]) -> [i32; 16] {
+        sum
     }
     #[inline(always)]
-    fn add_dot_wide(self, sum: [i32; 16], w: [u8; 64], x: [u8; 64]) -> [i32; 16] {
-        self.add_dot(sum, w, x)
+    fn add_wide(self, wide: [i32; 16], w: [u8; 64], x: [u8; 64]) -> [i32; 16] {
+        self.add_dot(wide, w, x)
+    }
+    #[inline(always)]
+    fn wide_sum(self, _: [i32; 16], wide: [i32; 16]) -> [i32; 16] {
+        wide
     }
 
     #[inline(always)]

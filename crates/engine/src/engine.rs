@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicU32;
 
 use falaj_artifact::Digest;
 use falaj_kernels::Pool;
-use falaj_model::{KvCache, Model, ModelError, PAGE_TOKENS, Workspace};
+use falaj_model::{Batch, KvCache, Model, ModelError, PAGE_TOKENS, Want, Workspace};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::generation::{Generation, MOST_PROPOSED};
@@ -69,10 +69,10 @@ impl Engine {
         // However small a step is meant to be, every sequence can decode in it and a prompt still moves.
         let max_rows = options.step_tokens.max(options.max_sequences + 1);
         // The cache and the buffers are made here, so that a machine too small for them says so to the caller.
-        let cache = KvCache::new(model.config(), options.kv_format, pages)?;
-        let workspace = Workspace::new(&model, Pool::new(options.threads), max_rows, options.max_sequences + 1)?;
+        let mut cache = KvCache::new(model.config(), options.kv_format, pages)?;
+        let mut workspace = Workspace::new(&model, Pool::new(options.threads), max_rows, options.max_sequences + 1)?;
         let context_pages = context_tokens.div_ceil(PAGE_TOKENS);
-        let store = open_store(&model, &options, &shared)?;
+        let store = open_store(&model, &options, &shared, &mut workspace, &mut cache)?;
         let scheduler =
             Scheduler::new(Arc::clone(&model), Arc::clone(&shared), workspace, cache, context_pages, store, &options);
         let ended = EndOfThread(Arc::clone(&shared));
@@ -256,14 +256,26 @@ fn open_store(
     model: &Model,
     options: &EngineOptions,
     shared: &Arc<Shared>,
+    workspace: &mut Workspace,
+    cache: &mut KvCache,
 ) -> Result<Option<PrefixStore>, EngineError> {
     let (Some(dir), Some(digest), true) = (&options.prefix_dir, model.digest(), options.prefix_cache) else {
         return Ok(None);
     };
     let page_bytes = KvCache::page_bytes(model.config(), options.kv_format);
+    // What this build and this machine make of one page: another order of sums, or another layout, is another store, whether
+    // or not somebody thought of raising a number.
+    let mut probe = Batch::default();
+    probe.sequence(&[0]);
+    for position in 0..PAGE_TOKENS.min(workspace.max_rows()) as u32 {
+        probe.push(position.wrapping_mul(7919) % model.vocab_size() as u32, position, Want::Nothing);
+    }
+    model.forward(workspace, cache, &probe)?;
+    let mut page = vec![0; page_bytes];
+    cache.read_page(0, &mut page);
     let identity = format!(
-        "model {digest}\nnumerics {NUMERICS} {} {}\ncache {:?} {page_bytes}\nrope {:?}",
-        env!("CARGO_PKG_VERSION"),
+        "model {digest}\nnumerics {} {}\ncache {:?} {page_bytes}\nrope {:?}",
+        Digest::of(&page),
         model.ops().isa(),
         options.kv_format,
         model.config().rope,
@@ -291,8 +303,6 @@ fn cache_pages(model: &Model, options: &EngineOptions, context_tokens: usize) ->
     }
 }
 
-/// Raised with every change that gives a key or a value other bits: pages on disk from before are not used then.
-const NUMERICS: u32 = 1;
 /// Events that a reader may be behind before its sequence pauses.
 const EVENTS: usize = 64;
 /// Where nobody said how much the cache may take: the context is lowered rather than a laptop filled.

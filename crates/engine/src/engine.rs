@@ -11,13 +11,14 @@ use falaj_kernels::Pool;
 use falaj_model::{Batch, KvCache, Model, ModelError, PAGE_TOKENS, Want, Workspace};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::generation::{Generation, MOST_PROPOSED};
+use crate::generation::Generation;
 use crate::prefix_store::PrefixStore;
 use crate::request::{Choice, EngineOptions, MOST_LOGPROBS, Request, Stream, SubmitError};
 use crate::sampling::Seen;
 use crate::scheduler::Scheduler;
 use crate::sequence::{Pooling, Sequence, Work};
 use crate::shared::{EndOfThread, Shared, Stop};
+use crate::speculation::{Draft, MOST_PROPOSED};
 use crate::stats::Stats;
 use crate::trace::StepTrace;
 
@@ -38,6 +39,8 @@ pub enum EngineError {
     CacheTooSmall { cache_bytes: usize, page_bytes: usize },
     #[error("the prefix cache cannot be kept in `{}`: {source}; choose another directory", dir.display())]
     PrefixDir { dir: PathBuf, source: std::io::Error },
+    #[error("the draft model has {draft} tokens and the model {model}; a draft model needs the same tokenizer")]
+    DraftVocabulary { draft: usize, model: usize },
     #[error("the system gives no thread: {0}")]
     Thread(#[source] std::io::Error),
 }
@@ -48,6 +51,18 @@ impl Engine {
     /// # Errors
     /// Options that make no engine, and sizes that this machine cannot hold.
     pub fn start(model: Arc<Model>, options: EngineOptions) -> Result<Self, EngineError> {
+        Self::start_with_draft(model, None, options)
+    }
+
+    /// The same, with a smaller model of the same tokenizer that proposes tokens to `model` (where `options.speculation`).
+    ///
+    /// # Errors
+    /// As [`Engine::start`]; a draft model of another vocabulary.
+    pub fn start_with_draft(
+        model: Arc<Model>,
+        draft: Option<Arc<Model>>,
+        options: EngineOptions,
+    ) -> Result<Self, EngineError> {
         for (option, value) in [
             ("threads", options.threads),
             ("max_sequences", options.max_sequences),
@@ -70,11 +85,30 @@ impl Engine {
         let max_rows = options.step_tokens.max(options.max_sequences + 1);
         // The cache and the buffers are made here, so that a machine too small for them says so to the caller.
         let mut cache = KvCache::new(model.config(), options.kv_format, pages)?;
-        let mut workspace = Workspace::new(&model, Pool::new(options.threads), max_rows, options.max_sequences + 1)?;
+        let pool = Arc::new(Pool::new(options.threads));
+        let outputs = options.max_sequences + if options.speculation { MOST_PROPOSED + 1 } else { 1 };
+        let mut workspace = Workspace::new(&model, Arc::clone(&pool), max_rows.max(outputs), outputs)?;
+        let draft = match draft.filter(|_| options.speculation) {
+            None => None,
+            Some(draft) if draft.vocab_size() != model.vocab_size() => {
+                return Err(EngineError::DraftVocabulary { draft: draft.vocab_size(), model: model.vocab_size() });
+            }
+            Some(draft) => {
+                Some(Draft::new(draft, pool, options.max_sequences, context_tokens, DRAFT_CACHE_LIMIT_BYTES)?)
+            }
+        };
         let context_pages = context_tokens.div_ceil(PAGE_TOKENS);
         let store = open_store(&model, &options, &shared, &mut workspace, &mut cache)?;
-        let scheduler =
-            Scheduler::new(Arc::clone(&model), Arc::clone(&shared), workspace, cache, context_pages, store, &options);
+        let scheduler = Scheduler::new(
+            Arc::clone(&model),
+            Arc::clone(&shared),
+            workspace,
+            cache,
+            context_pages,
+            store,
+            draft,
+            &options,
+        );
         let ended = EndOfThread(Arc::clone(&shared));
         let run = move || {
             let _ended = ended;
@@ -135,6 +169,8 @@ impl Engine {
                 events: sender,
                 siblings: Vec::new(),
                 proposed: Vec::with_capacity(MOST_PROPOSED),
+                origin: None,
+                wanted: 0,
                 drawn: Vec::with_capacity(MOST_PROPOSED + 1),
                 verified: 0,
                 ending: None,
@@ -307,6 +343,8 @@ fn cache_pages(model: &Model, options: &EngineOptions, context_tokens: usize) ->
 const EVENTS: usize = 64;
 /// Where nobody said how much the cache may take: the context is lowered rather than a laptop filled.
 const DEFAULT_CACHE_LIMIT_BYTES: usize = 4 << 30;
+/// A draft model is small; sequences beyond this go without it.
+const DRAFT_CACHE_LIMIT_BYTES: usize = 256 << 20;
 
 #[cfg(test)]
 mod tests {

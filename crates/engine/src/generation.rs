@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use crate::request::{Constraint, Event, FinishReason, Sampling, TokenMask, Usage};
 use crate::sampling::{Draw, Drawn, Sampler, Seen};
+use crate::speculation::Origin;
 
 /// What a generation needs beside its tokens.
 pub(crate) struct Generation {
@@ -23,8 +24,11 @@ pub(crate) struct Generation {
     pub(crate) events: mpsc::Sender<Event>,
     /// Further choices of the same prompt, until it is computed.
     pub(crate) siblings: Vec<Generation>,
-    /// Proposals for the tokens that come next: see `scheduler::plan`.
+    /// Proposals for the tokens that come next: see `scheduler::propose`.
     pub(crate) proposed: Vec<u32>,
+    /// Where they come from, and how many the draft model is asked for.
+    pub(crate) origin: Option<Origin>,
+    pub(crate) wanted: usize,
     /// What the last turn drew, in order, and how it ended. A stop token is not in it.
     pub(crate) drawn: Vec<u32>,
     /// Rows of the last turn whose input was right: their keys and values stay.
@@ -159,7 +163,5 @@ impl Generation {
     }
 }
 
-/// Most proposals of one turn.
-pub(crate) const MOST_PROPOSED: usize = 15;
 const NOT_NUMBERS: &str =
     "the model's scores are not numbers (NaN or infinite); its weights are damaged, verify the model";

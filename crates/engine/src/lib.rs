@@ -16,6 +16,7 @@ mod sampling;
 mod scheduler;
 mod sequence;
 mod shared;
+mod speculation;
 mod stats;
 mod trace;
 

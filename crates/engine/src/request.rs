@@ -232,6 +232,9 @@ pub struct EngineOptions {
     /// Lower the model's context to this. 0: the model's own.
     pub context_tokens: usize,
     pub prefix_cache: bool,
+    /// Propose next tokens, from the text itself or a draft model, and check them together: where measured to pay. It never
+    /// changes a token.
+    pub speculation: bool,
     /// Keeps pages of the prefix cache in this directory across restarts. `None`: in memory only. It holds what prompts
     /// said, as keys and values; give it the protection that prompts have.
     pub prefix_dir: Option<PathBuf>,
@@ -252,6 +255,7 @@ impl Default for EngineOptions {
             step_ms: 200,
             context_tokens: 0,
             prefix_cache: true,
+            speculation: true,
             prefix_dir: None,
             prefix_disk_bytes: 4 << 30,
             kv_format: KvFormat::F16,

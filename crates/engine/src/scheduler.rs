@@ -3,6 +3,7 @@
 
 mod plan;
 mod prefixes;
+mod propose;
 mod turns;
 
 use std::collections::VecDeque;
@@ -20,6 +21,7 @@ use crate::prefix_store::PrefixStore;
 use crate::request::{EngineOptions, FinishReason};
 use crate::sequence::{Sequence, Work};
 use crate::shared::{Shared, Stop, locks_held, take_lock_time};
+use crate::speculation::{Draft, Speculation};
 use crate::stats::Stats;
 use crate::trace::StepTrace;
 use turns::Turns;
@@ -38,6 +40,9 @@ pub(crate) struct Scheduler {
     running: Vec<Sequence>,
     batch: Batch,
     turns: Turns,
+    speculation: Speculation,
+    speculates: bool,
+    draft: Option<Draft>,
     last_finish: Option<Instant>,
     store: Option<PrefixStore>,
     /// Sequences that have ended and whose pages stay.
@@ -61,6 +66,7 @@ impl Scheduler {
         cache: KvCache,
         context_pages: usize,
         store: Option<PrefixStore>,
+        draft: Option<Draft>,
         options: &EngineOptions,
     ) -> Self {
         let max_sequences = options.max_sequences;
@@ -79,6 +85,9 @@ impl Scheduler {
             prompts: Vec::with_capacity(max_sequences),
             step: StepTrace::default(),
             last_finish: None,
+            speculation: Speculation::default(),
+            speculates: options.speculation,
+            draft,
             store,
             pinned: Vec::new(),
             unpinned: Vec::new(),
@@ -178,6 +187,9 @@ impl Scheduler {
         self.step.sample = took.saturating_sub(self.step.forward);
         let (prompt_rows, decode_rows) = (self.step.prompt_rows as usize, self.step.decode_rows as usize);
         self.budget.observe(decode_rows, prompt_rows, took);
+        if prompt_rows == 0 {
+            self.speculation.stepped(decode_rows, took);
+        }
         let stats = &self.shared.stats;
         Stats::add(&stats.steps, 1);
         Stats::add(&stats.batch_rows, self.batch.rows());
@@ -267,6 +279,12 @@ impl Scheduler {
                 // Rows after a proposal that was wrong count for nothing: their slots are written again.
                 sequence.computed += rows.count - rows.outputs + generation.verified;
                 sequence.tokens.extend_from_slice(&generation.drawn);
+                if let Some(origin) = generation.origin.take() {
+                    let accepted = generation.verified.saturating_sub(1);
+                    // Proposals behind the end were never looked at.
+                    let seen = if generation.ending.is_some() { accepted } else { rows.outputs - 1 };
+                    self.speculation.verified(origin, seen, accepted);
+                }
                 generation.proposed.clear();
                 match generation.ending.take() {
                     Some(Ending::Failed(message)) => fail(stats, sequence, &message),

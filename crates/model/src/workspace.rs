@@ -1,6 +1,8 @@
 //! The buffers of a forward pass, made once for the largest batch, and the thread pool that works on them. One workspace runs
 //! one batch at a time. Their memory is the system's until they are first written, so a large batch costs only when it comes.
 
+use std::sync::Arc;
+
 use falaj_kernels::{Activations, AlignedVec, AttentionRow, Gated, Pool, Product};
 
 use crate::{Batch, Config, Model, ModelError, Want};
@@ -8,7 +10,8 @@ use crate::{Batch, Config, Model, ModelError, Want};
 /// Buffers for batches of up to `max_rows` rows (T), `max_outputs` of which want logits. Letters as in `decoder.rs`; P is
 /// the number of ways that rows take through feed-forward networks: T, or with experts T times those that a row uses.
 pub struct Workspace {
-    pub(crate) pool: Pool,
+    /// Shared with a draft model's workspace: two pools on the same cores would stand in each other's way.
+    pub(crate) pool: Arc<Pool>,
     pub(crate) max_rows: usize,
     pub(crate) max_outputs: usize,
     /// (T, D): the residual stream.
@@ -68,7 +71,12 @@ pub(crate) struct Chosen {
 impl Workspace {
     /// # Errors
     /// Sizes that overflow.
-    pub fn new(model: &Model, pool: Pool, max_rows: usize, max_outputs: usize) -> Result<Self, ModelError> {
+    pub fn new(
+        model: &Model,
+        pool: impl Into<Arc<Pool>>,
+        max_rows: usize,
+        max_outputs: usize,
+    ) -> Result<Self, ModelError> {
         let config = model.config();
         let &Config { hidden_size: d, heads, kv_heads, head_dim, ffn_size: f, vocab_size: v, .. } = config;
         let (experts, used) = config.experts.map_or((0, 0), |experts| (experts.count, experts.used));
@@ -82,7 +90,7 @@ impl Workspace {
         let rows = |cols: usize| AlignedVec::new(max_rows * cols);
         let (ways, uses) = (max_rows * used.max(1), max_rows * used);
         Ok(Self {
-            pool,
+            pool: pool.into(),
             max_rows,
             max_outputs,
             x: rows(d),
@@ -115,6 +123,11 @@ impl Workspace {
 
     pub fn max_rows(&self) -> usize {
         self.max_rows
+    }
+
+    /// Most rows of a batch that may want logits.
+    pub fn max_outputs(&self) -> usize {
+        self.max_outputs
     }
 
     pub fn pool(&self) -> &Pool {

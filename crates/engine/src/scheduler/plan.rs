@@ -4,8 +4,8 @@
 //! the rest of the step's budget. The oldest of them gets at least half, so that none starves; the other half goes to those
 //! that are soonest complete. A prompt whose next page another is just computing waits for it.
 //!
-//! A turn of a decoding sequence is one row and one more per proposal in `Generation::proposed`. [`Scheduler::propose`] is where
-//! proposals come from; it may fill them for sequences that decode, within the room it is given. They are the inputs of
+//! A turn of a decoding sequence is one row and one more per proposal in `Generation::proposed`, which `propose.rs`
+//! fills. They are the inputs of
 //! rows that each have logits; drawing (`Generation::turn`) goes from row to row as long as the token drawn is the one
 //! proposed, with the random numbers of (seed, position) alone, so that proposals never change a token. Keys and values of
 //! rows behind a wrong proposal are written again by the next turn; no such row is ever published to the prefix cache.
@@ -76,24 +76,6 @@ impl Scheduler {
         self.plan();
         self.extend_pages();
         self.push_rows();
-    }
-
-    /// Fills `Generation::proposed` of sequences that decode (`remaining() == 1`, something generated): together at most
-    /// `max_rows - running`, and so that each keeps to its pages' capacity, its events' room (2 beyond its proposals), its
-    /// `max_tokens` and the workspace's outputs.
-    fn propose(&mut self) {
-        #[cfg(test)]
-        if let Some(proposer) = self.proposer {
-            for sequence in &mut self.running {
-                let decodes = sequence.remaining() == 1;
-                let Work::Generate(generation) = &mut sequence.work else { continue };
-                if decodes && generation.generated > 0 && generation.room() > 8 {
-                    generation.proposed.clear();
-                    proposer(&sequence.tokens, &mut generation.proposed);
-                    generation.proposed.truncate(generation.max_tokens - generation.generated - 1);
-                }
-            }
-        }
     }
 
     /// Decides how many rows each sequence gets.

@@ -21,7 +21,7 @@ fn scheduler(pages: usize) -> Scheduler {
     let shared = Arc::new(Shared::new(&options));
     let workspace = Workspace::new(&model, Pool::new(1), 32, 32).unwrap();
     let cache = KvCache::new(model.config(), KvFormat::F16, pages).unwrap();
-    Scheduler::new(model, shared, workspace, cache, 16, None, &options)
+    Scheduler::new(model, shared, workspace, cache, 16, None, None, &options)
 }
 
 fn generation(sampling: Sampling, max_tokens: usize, events: mpsc::Sender<Event>) -> Box<Generation> {
@@ -38,6 +38,8 @@ fn generation(sampling: Sampling, max_tokens: usize, events: mpsc::Sender<Event>
         events,
         siblings: Vec::new(),
         proposed: Vec::new(),
+        origin: None,
+        wanted: 0,
         drawn: Vec::new(),
         verified: 0,
         ending: None,

@@ -36,8 +36,16 @@ impl Constraint for Probe {
 
 #[test]
 fn a_decoded_token_costs_no_allocation() {
+    assert_eq!(allocations(false), 0);
+    // How many rows are proposed depends on measured times, and buffers grow when a step has more rows than any before:
+    // a few times in all, where 260 steps were made.
+    assert!(allocations(true) <= 16);
+}
+
+/// What the engine thread allocates in 260 steps of decoding.
+fn allocations(speculation: bool) -> u64 {
     let page_bytes = KvCache::page_bytes(MODEL.config(), KvFormat::F16);
-    let engine = start(&MODEL, EngineOptions { cache_bytes: 300 * page_bytes, ..options() });
+    let engine = start(&MODEL, EngineOptions { cache_bytes: 300 * page_bytes, speculation, ..options() });
     let random = Sampling { temperature: 0.9, seed: 4, ..Sampling::default() };
     let nucleus = Sampling { top_k: Some(30), top_p: 0.9, min_p: 0.01, ..random.clone() };
     let penalised =
@@ -73,7 +81,8 @@ fn a_decoded_token_costs_no_allocation() {
     // It counts at all: admission allocated.
     assert!(counts[0] > 0);
     // From the first full channels to a few tokens before the end, where a reader that is behind makes others end first.
-    assert_eq!(counts[70], counts[TOKENS - 70], "{counts:?}");
+    let allocated = counts[TOKENS - 70] - counts[70];
     drop(streams);
     end(&engine);
+    allocated
 }

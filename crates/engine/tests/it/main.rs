@@ -9,5 +9,6 @@ mod invariance;
 mod limits;
 mod prefixes;
 mod run;
+mod speculation;
 mod storm;
 mod windows;

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use falaj_artifact::Verified;
 use falaj_engine::{Engine, EngineOptions, Event, Request, Sampling};
-use falaj_kernels::{Isa, KvFormat, Pool, probe};
+use falaj_kernels::{Isa, Pool, probe};
 use falaj_model::{Batch, KvCache, LoadOptions, Model, PAGE_TOKENS, Want, Workspace};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -201,7 +201,7 @@ fn generate(
 /// over a real context, and nobody waits for a prompt of 32,768 tokens.
 fn at_position(model: &Arc<Model>, threads: usize, position: usize, tokens: usize) -> Result<f64, Box<dyn Error>> {
     let pages: Vec<u32> = (0..(position + tokens).div_ceil(PAGE_TOKENS) as u32 + 1).collect();
-    let mut cache = KvCache::new(model.config(), KvFormat::F16, pages.len())?;
+    let mut cache = KvCache::new(model.config(), EngineOptions::default().kv_format, pages.len())?;
     let mut workspace = Workspace::new(model, Pool::new(threads), 1, 1)?;
     let mut batch = Batch::with_capacity(1, pages.len());
     let mut started = Instant::now();
@@ -226,7 +226,7 @@ fn perplexity(
     window: usize,
 ) -> Result<(f64, usize), Box<dyn Error>> {
     let pages: Vec<u32> = (0..window.div_ceil(PAGE_TOKENS) as u32).collect();
-    let mut cache = KvCache::new(model.config(), KvFormat::F16, pages.len())?;
+    let mut cache = KvCache::new(model.config(), EngineOptions::default().kv_format, pages.len())?;
     let mut workspace = Workspace::new(model, Pool::new(threads), window, window)?;
     let mut batch = Batch::with_capacity(window, pages.len());
     let (mut sum, mut count) = (0.0, 0);

@@ -271,7 +271,8 @@ fn number(text: &str) -> Option<u64> {
     digits.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
-const KV_FORMATS: [(&str, KvFormat); 2] = [("f32", KvFormat::F32), ("f16", KvFormat::F16)];
+const KV_FORMATS: [(&str, KvFormat); 4] =
+    [("f32", KvFormat::F32), ("f16", KvFormat::F16), ("bf16", KvFormat::BF16), ("i8", KvFormat::I8)];
 const MOST_THREADS: usize = 1024;
 const MOST_SEQUENCES: usize = 4096;
 const MOST_QUEUED: usize = 1 << 16;

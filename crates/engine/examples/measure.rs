@@ -31,6 +31,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             prefix_cache: false,
             cache_bytes: options.cache_mib << 20,
             step_tokens: options.step_tokens.unwrap_or(EngineOptions::default().step_tokens),
+            // Random weights repeat themselves, and decoding would be measured as it never is.
+            speculation: false,
             ..EngineOptions::default()
         },
     )?;

@@ -205,7 +205,7 @@ impl Config {
                     prefix_dir: raw.path("engine.prefix_dir").map(std::path::absolute).transpose()?,
                     prefix_disk_bytes: raw.number("engine.prefix_disk_bytes", 0)?,
                     step_ms: raw.number("engine.step_ms", 0)?,
-                    ..EngineOptions::default()
+                    speculation: raw.parse("engine.speculation", "`true` or `false`", |text| text.parse().ok())?,
                 },
             },
             hub: Hub {

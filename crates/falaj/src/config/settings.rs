@@ -207,6 +207,14 @@ pub const SETTINGS: &[Setting] = &[
         about: "reuse the work on prompts that begin alike",
     },
     Setting {
+        key: "engine.speculation",
+        env: &["FALAJ_SPECULATION"],
+        flag: "",
+        kind: Kind::Bool,
+        default: |_| "true".to_owned(),
+        about: "try several tokens at once where that is measured to pay; answers stay the same",
+    },
+    Setting {
         key: "engine.prefix_dir",
         env: &["FALAJ_PREFIX_DIR"],
         flag: "",

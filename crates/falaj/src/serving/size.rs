@@ -67,7 +67,7 @@ fn other_bytes(config: &Config, options: &EngineOptions) -> u64 {
 
 /// The engine's own limit where nobody said how much.
 const MOST_CACHE_BYTES: u64 = 4 << 30;
-/// Measured: the tokenizer's tables, their copy for grammars, and its trie.
+/// An estimate: the tokenizer's tables, their copy for grammars, and its trie.
 const VOCABULARY_BYTES_PER_TOKEN: u64 = 600;
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 mod rounding;
 
-use std::ops::BitOr;
+use std::ops::{BitOr, Range};
 
 use crate::buffer::AlignedVec;
 use crate::format::Format;
@@ -235,6 +235,28 @@ impl Activations {
     pub(crate) fn bf16_row(&self, row: usize) -> (&[u16], &[f32]) {
         let range = row * self.stride..(row + 1) * self.stride;
         (&self.bf16[range.clone()], &self.rounded[range])
+    }
+
+    /// `rows` in blocks, as tiles read them.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn block_rows(&self, rows: Range<usize>) -> crate::amx::bytes::Rows<'_> {
+        let (values, blocks) = (rows.start * self.stride..rows.end * self.stride, self.stride / BLOCK);
+        let blocks = rows.start * blocks..rows.end * blocks;
+        crate::amx::bytes::Rows {
+            quants: &self.quants[values],
+            scales: &self.scales[blocks.clone()],
+            sums: &self.sums[blocks],
+            stride: self.stride,
+        }
+    }
+
+    /// `rows` rounded to bf16, as tiles read them.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn bf16_rows(&self, rows: Range<usize>) -> crate::amx::pairs::Rows<'_> {
+        crate::amx::pairs::Rows {
+            bits: &self.bf16[rows.start * self.stride..rows.end * self.stride],
+            stride: self.stride,
+        }
     }
 
     #[inline(always)]

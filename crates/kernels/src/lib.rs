@@ -7,6 +7,8 @@
 
 mod activations;
 mod allocations;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod attention;
 mod buffer;
 mod dequantize;

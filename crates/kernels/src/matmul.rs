@@ -24,6 +24,7 @@ use std::ops::Range;
 
 use crate::activations::Activations;
 use crate::format::Format;
+use crate::isa::Isa;
 use crate::ops::Table;
 use crate::panels::{WIDTH, WeightView};
 use crate::pool::Pool;
@@ -31,8 +32,12 @@ use crate::pool::Pool;
 pub(crate) use blocks::panel as quantized_panel;
 pub(crate) use float::{F16, F32};
 pub(crate) use pairs::{panel as bf16_panel, shifted_panel};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use quants::Quants;
 pub(crate) use rows::{Columns, matmul_rows};
 pub(crate) use scratch::Scratch;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use scratch::grown;
 
 /// What becomes of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,24 +222,71 @@ pub(crate) fn run<T: Work>(table: &'static Table, pool: &Pool, x: &Activations, 
 }
 
 fn item_units(table: &Table, x: &Activations, item: &Item, units: Range<usize>, scratch: &mut Scratch) {
+    #[cfg(target_arch = "x86_64")]
+    let _session = (table.isa == Isa::Amx).then(crate::amx::Session::begin);
     let mut tiles = std::mem::take(&mut scratch.tiles);
-    for unit in units {
-        for first in item.rows.clone().step_by(ROWS) {
-            let rows = first..item.rows.end.min(first + ROWS);
-            let [tile, up_tile] = &mut tiles;
-            let tile = scratch::grown(tile, rows.len() * WIDTH);
-            unit_of(table, item.w, x, unit, rows.clone(), scratch, tile);
-            if let Some(up) = item.up {
-                let up_tile = scratch::grown(up_tile, rows.len() * WIDTH);
-                unit_of(table, up, x, unit, rows.clone(), scratch, up_tile);
-                // SAFETY: the CPU has the table's ISA, by the invariant of `Ops`.
-                unsafe { (table.swiglu)(tile, up_tile) }
+    let pass = rows_per_pass(table, item.w);
+    for first in item.rows.clone().step_by(pass) {
+        let end = item.rows.end.min(first.saturating_add(pass));
+        let mut unit = units.start;
+        while unit < units.end {
+            let pair = table.panel_pair.zip(panel_pair(item, unit..units.end));
+            // Two units at once, or a gate with its up, which is one.
+            let both = pair.is_some() && item.up.is_none();
+            for first in (first..end).step_by(ROWS) {
+                let rows = first..end.min(first + ROWS);
+                let [tile, second] = &mut tiles;
+                let tile = scratch::grown(tile, rows.len() * WIDTH);
+                let second = scratch::grown(second, if both || item.up.is_some() { rows.len() * WIDTH } else { 0 });
+                if let Some((kernel, panels)) = pair {
+                    let tiles = [tile.as_chunks_mut().0, second.as_chunks_mut().0];
+                    // SAFETY: the CPU has the table's ISA, by the invariant of `Ops`.
+                    unsafe { kernel(panels, x, rows, tiles) }
+                } else {
+                    unit_of(table, item.w, x, unit, rows.clone(), scratch, tile);
+                    if let Some(up) = item.up {
+                        unit_of(table, up, x, unit, rows, scratch, second);
+                    }
+                }
+                if item.up.is_some() {
+                    // SAFETY: the CPU has the table's ISA, by the invariant of `Ops`.
+                    unsafe { (table.swiglu)(tile, second) }
+                }
+                put(item, unit, first, tile);
+                if both {
+                    put(item, unit + 1, first, second);
+                }
             }
-            put(item, unit, first, tile);
+            unit += if both { 2 } else { 1 };
         }
     }
     scratch.tiles = tiles;
 }
+
+/// What `Table::panel_pair` takes at once: two units' panels, or a unit's gate and up.
+fn panel_pair<'a>(item: &Item<'a>, units: Range<usize>) -> Option<[&'a [u8]; 2]> {
+    match (item.w, item.up) {
+        (WeightView::Panels(w), None) if w.format() == Format::BF16 && units.len() > 1 => {
+            Some([w.panel(units.start), w.panel(units.start + 1)])
+        }
+        (WeightView::Panels(w), Some(WeightView::Panels(up))) if [w.format(), up.format()] == [Format::BF16; 2] => {
+            Some([w.panel(units.start), up.panel(units.start)])
+        }
+        _ => None,
+    }
+}
+
+/// AMX tiles read activations faster than the third-level cache gives them: as many rows as stay in the second while all units of
+/// a task pass over them. Elsewhere a unit has all rows before the next one comes.
+fn rows_per_pass(table: &Table, w: WeightView) -> usize {
+    if table.isa != Isa::Amx {
+        return usize::MAX;
+    }
+    let row_bytes = w.cols() * if w.format() == Format::BF16 { 2 } else { 1 };
+    (PASS_BYTES / row_bytes.max(1) / 32 * 32).clamp(32, ROWS)
+}
+
+const PASS_BYTES: usize = 512 << 10;
 
 /// Weight rows of `unit` times the activations' `rows`, into tile (rows, 16).
 fn unit_of(

@@ -30,6 +30,12 @@ impl Ops {
         Self { table: table::of(isa) }
     }
 
+    /// AMX on any x86-64, slowly.
+    #[cfg(all(test, target_arch = "x86_64"))]
+    pub(crate) fn emulated() -> Self {
+        Self { table: table::emulated() }
+    }
+
     /// For the widest ISA that this CPU runs.
     pub fn best() -> Self {
         Self::new(Isa::best())
@@ -37,6 +43,12 @@ impl Ops {
 
     pub fn isa(&self) -> Isa {
         self.table.isa
+    }
+
+    /// Changes where the same products have other bits: `1`, or `1-amx-bf16` where BF16 weights meet AMX tiles, which add in an
+    /// order of their own. All other operations have the same bits everywhere.
+    pub fn numerics_version(&self) -> &'static str {
+        self.table.numerics
     }
 
     /// Each product of the activations' rows with a weight, in one job of the pool. Streams the weights once for all rows.

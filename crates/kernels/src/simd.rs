@@ -92,6 +92,9 @@ pub(crate) trait Simd: Copy {
     fn int_left(self, a: Self::I, bits: u32) -> Self::I;
     fn int_right(self, a: Self::I, bits: u32) -> Self::I;
     fn to_float(self, a: Self::I) -> Self::F;
+    fn load_int(self, from: &[i32; 16]) -> Self::I;
+    /// a − b in each byte, wrapping around.
+    fn sub_bytes(self, a: Self::B, b: Self::B) -> Self::B;
 
     /// Begins sums that continue `sum`; `widen(sum, partial)` is then `sum` plus all that was added meanwhile, exactly. No lane
     /// may take more than 2^15 − 1 in either half before it is widened (see `Quants::DEPTH`).

@@ -140,7 +140,7 @@ pub const SETTINGS: &[Setting] = &[
         flag: "",
         kind: Kind::Text,
         default: |_| "auto".to_owned(),
-        about: "instruction set: auto, scalar, avx2, avx512",
+        about: "instruction set: auto, scalar, avx2, avx512, amx",
     },
     Setting {
         key: "engine.threads",

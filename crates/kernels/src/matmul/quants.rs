@@ -19,6 +19,8 @@ pub(crate) trait Quants {
     /// Vecs whose products an i16 holds (15, 31 or 63 times 2 · 127 each); 1 where it takes `Simd::add_wide`.
     const DEPTH: usize;
     const MINIMA: bool;
+    /// What a byte of `vecs` holds for the value 0.
+    const ZERO: u8;
 
     /// Vec v of block j: values plus the zero point, which `start` takes off.
     fn vec<S: Simd>(s: S, group: &[u8], j: usize, v: usize) -> S::B;
@@ -51,6 +53,7 @@ impl Quants for Q8_0 {
     const SCALES: usize = 1;
     const DEPTH: usize = 1;
     const MINIMA: bool = false;
+    const ZERO: u8 = 128;
 
     #[inline(always)]
     fn vec<S: Simd>(s: S, group: &[u8], _: usize, v: usize) -> S::B {
@@ -76,6 +79,7 @@ impl Quants for Q4_0 {
     const SCALES: usize = 1;
     const DEPTH: usize = 8;
     const MINIMA: bool = false;
+    const ZERO: u8 = 8;
 
     #[inline(always)]
     fn vec<S: Simd>(s: S, group: &[u8], _: usize, v: usize) -> S::B {
@@ -128,6 +132,7 @@ impl Quants for Q4_K {
     const SCALES: usize = 1;
     const DEPTH: usize = 8;
     const MINIMA: bool = true;
+    const ZERO: u8 = 0;
 
     #[inline(always)]
     fn vec<S: Simd>(s: S, group: &[u8], j: usize, v: usize) -> S::B {
@@ -153,6 +158,7 @@ impl Quants for Q5_K {
     const SCALES: usize = 1;
     const DEPTH: usize = 4;
     const MINIMA: bool = true;
+    const ZERO: u8 = 0;
 
     #[inline(always)]
     fn vec<S: Simd>(s: S, group: &[u8], j: usize, v: usize) -> S::B {
@@ -180,6 +186,7 @@ impl Quants for Q6_K {
     const SCALES: usize = 2;
     const DEPTH: usize = 2;
     const MINIMA: bool = false;
+    const ZERO: u8 = 32;
 
     #[inline(always)]
     fn vec<S: Simd>(s: S, group: &[u8], j: usize, v: usize) -> S::B {

@@ -10,6 +10,13 @@ pub(crate) struct Scratch {
     pub tiles: [AlignedVec<f32>; 2],
     /// Blocks of a panel.
     pub expanded: AlignedVec<u8>,
+    /// The same for AMX: signed values alone, scales, minima.
+    #[cfg(target_arch = "x86_64")]
+    pub signed: AlignedVec<u8>,
+    #[cfg(target_arch = "x86_64")]
+    pub scales: AlignedVec<f32>,
+    #[cfg(target_arch = "x86_64")]
+    pub minima: AlignedVec<f32>,
 }
 
 thread_local! {

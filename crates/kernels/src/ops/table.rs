@@ -3,6 +3,8 @@
 use std::ops::Range;
 
 use crate::activations::{self, Activations, BlockRowMut};
+#[cfg(target_arch = "x86_64")]
+use crate::amx;
 use crate::attention::page::{Store, store_head};
 use crate::attention::pairs::Widened;
 use crate::attention::{AttentionArgs, SharedParts, tile};
@@ -19,10 +21,14 @@ use crate::softmax;
 #[expect(clippy::type_complexity, reason = "these are the functions' own signatures")]
 pub(crate) struct Table {
     pub isa: Isa,
+    /// See `Ops::numerics_version`.
+    pub numerics: &'static str,
     pub attend: unsafe fn(&AttentionArgs, Range<usize>, usize, &mut tile::Scratch, &SharedParts<f32>),
     pub store_head: unsafe fn(&Store, usize),
     /// In the order of `matmul::panel_index`.
     pub panel: [unsafe fn(&[u8], &Activations, Range<usize>, &mut Scratch, &mut [[f32; 16]]); 6],
+    /// Two panels of BF16 into two tiles, where that is faster than one after another. The bits are the same.
+    pub panel_pair: Option<unsafe fn([&[u8]; 2], &Activations, Range<usize>, [&mut [[f32; 16]]; 2])>,
     pub rows_f32: unsafe fn(&Matrix, &Activations, Range<usize>, Range<usize>, &Columns),
     pub rows_f16: unsafe fn(&Matrix, &Activations, Range<usize>, Range<usize>, &Columns),
     pub quantize_activations: unsafe fn(&[f32], &mut BlockRowMut),
@@ -40,6 +46,10 @@ pub(crate) struct Table {
 
 pub(crate) fn of(isa: Isa) -> &'static Table {
     match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx if amx::offers_pairs() => &tiled::TABLE,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx => &TILED_BYTES,
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 if has_fast_bf16() => &AVX512_BF16,
         #[cfg(target_arch = "x86_64")]
@@ -74,8 +84,10 @@ macro_rules! table {
 
             pub(super) static TABLE: Table = Table {
                 isa: $isa,
+                numerics: "1",
                 attend,
                 store_head: store_one_head,
+                panel_pair: None,
                 panel: [panel_bf16, panel_q8_0, panel_q4_0, panel_q4_k, panel_q5_k, panel_q6_k],
                 rows_f32,
                 rows_f16,
@@ -166,3 +178,68 @@ static AVX512_BF16: Table = {
     let [_, q8_0, q4_0, q4_k, q5_k, q6_k] = avx512::TABLE.panel;
     Table { panel: [panel_bf16, q8_0, q4_0, q4_k, q5_k, q6_k], attend, ..avx512::TABLE }
 };
+
+/// `$base`, whose products of panels are made in tiles.
+#[cfg(target_arch = "x86_64")]
+macro_rules! tiled_table {
+    ($module:ident, $base:ident, $token:expr, $tiles:expr, $attribute:tt) => {
+        mod $module {
+            use super::*;
+
+            pub(super) static TABLE: Table = Table {
+                isa: Isa::Amx,
+                numerics: "1-amx-bf16",
+                panel: [bf16, q8_0, q4_0, q4_k, q5_k, q6_k],
+                panel_pair: Some(bf16_pair),
+                ..$base::TABLE
+            };
+
+            tiled_table! { $token, $tiles, $attribute,
+                q8_0 = Q8_0, q4_0 = Q4_0, q4_k = Q4_K, q5_k = Q5_K, q6_k = Q6_K
+            }
+
+            fn bf16(panel: &[u8], x: &Activations, rows: Range<usize>, _: &mut Scratch, tile: &mut [[f32; 16]]) {
+                amx::pairs::multiply(&mut $tiles, [panel], &x.bf16_rows(rows), [tile]);
+            }
+
+            fn bf16_pair(panels: [&[u8]; 2], x: &Activations, rows: Range<usize>, tiles: [&mut [[f32; 16]]; 2]) {
+                amx::pairs::multiply(&mut $tiles, panels, &x.bf16_rows(rows), tiles);
+            }
+        }
+    };
+    ($token:expr, $tiles:expr, $attribute:tt, $($name:ident = $format:ident),*) => {
+        $(
+            #$attribute
+            fn $name(panel: &[u8], x: &Activations, rows: Range<usize>, scratch: &mut Scratch, tile: &mut [[f32; 16]]) {
+                amx::quantized_panel::<_, _, panel_formats::$format>(&mut $tiles, $token, panel, x, rows, scratch, tile);
+            }
+        )*
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+tiled_table!(
+    tiled,
+    avx512,
+    // SAFETY: the function around this enables the very features, so its caller has promised that the CPU has them.
+    unsafe { simd::Avx512::assume() },
+    // SAFETY: that `Isa::Amx` is available promises tiles.
+    unsafe { amx::Hardware::begin() },
+    [target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+);
+#[cfg(all(test, target_arch = "x86_64"))]
+tiled_table!(emulated, scalar, simd::Scalar, amx::Emulator::new(), [inline(never)]);
+
+/// Tiles for bytes alone: where the products of bf16 are not what their specification says.
+#[cfg(target_arch = "x86_64")]
+static TILED_BYTES: Table = {
+    let [_, q8_0, q4_0, q4_k, q5_k, q6_k] = tiled::TABLE.panel;
+    let panel = [avx512::TABLE.panel[0], q8_0, q4_0, q4_k, q5_k, q6_k];
+    Table { numerics: "1", panel, panel_pair: None, ..tiled::TABLE }
+};
+
+/// Any CPU's tiles.
+#[cfg(all(test, target_arch = "x86_64"))]
+pub(crate) fn emulated() -> &'static Table {
+    &emulated::TABLE
+}

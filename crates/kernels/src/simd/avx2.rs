@@ -253,6 +253,14 @@ impl Simd for Avx2 {
     fn to_float(self, a: B) -> F {
         both!(_mm256_cvtepi32_ps, a)
     }
+    #[inline(always)]
+    fn load_int(self, from: &[i32; 16]) -> B {
+        unsafe { [_mm256_loadu_si256(from.as_ptr().cast()), _mm256_loadu_si256(from.as_ptr().add(8).cast())] }
+    }
+    #[inline(always)]
+    fn sub_bytes(self, a: B, b: B) -> B {
+        both!(_mm256_sub_epi8, a, b)
+    }
 
     #[inline(always)]
     fn partial(self, _sum: B) -> B {

@@ -206,6 +206,14 @@ impl Simd for Avx512 {
     fn to_float(self, a: __m512i) -> __m512 {
         unsafe { _mm512_cvtepi32_ps(a) }
     }
+    #[inline(always)]
+    fn load_int(self, from: &[i32; 16]) -> __m512i {
+        unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn sub_bytes(self, a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_sub_epi8(a, b) }
+    }
 
     #[inline(always)]
     fn partial(self, sum: __m512i) -> __m512i {

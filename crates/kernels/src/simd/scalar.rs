@@ -182,6 +182,14 @@ impl Simd for Scalar {
     fn to_float(self, a: [i32; 16]) -> [f32; 16] {
         a.map(|a| a as f32)
     }
+    #[inline(always)]
+    fn load_int(self, from: &[i32; 16]) -> [i32; 16] {
+        *from
+    }
+    #[inline(always)]
+    fn sub_bytes(self, a: [u8; 64], b: [u8; 64]) -> [u8; 64] {
+        bytes(|i| a[i].wrapping_sub(b[i]))
+    }
 
     #[inline(always)]
     fn partial(self, sum: [i32; 16]) -> [i32; 16] {

@@ -17,7 +17,7 @@ pub(super) type Proposer = fn(&[u32], &mut Vec<u32>);
 
 fn scheduler(pages: usize) -> Scheduler {
     let model = Arc::new(falaj_model::synthetic(&tiny_config(50, 256), 0).unwrap());
-    let options = EngineOptions { max_sequences: 3, ..EngineOptions::default() };
+    let options = EngineOptions { max_sequences: 3, speculation: false, ..EngineOptions::default() };
     let shared = Arc::new(Shared::new(&options));
     let workspace = Workspace::new(&model, Pool::new(1), 32, 32).unwrap();
     let cache = KvCache::new(model.config(), KvFormat::F16, pages).unwrap();
@@ -71,10 +71,11 @@ fn a_reader_that_catches_up_in_mid_turn_waits_for_the_next() {
     assert_eq!(scheduler.batch.rows(), 1);
 }
 
-/// Runs one request to its end on this thread; returns what was sent and the number of steps.
+/// Runs one request to its end on this thread, greedily where `seed` is 0; returns what was sent and the number of steps.
 fn generate(scheduler: &mut Scheduler, prompt: &[u32], seed: u64) -> (Vec<(u32, u32)>, u64) {
     let (sender, mut events) = mpsc::channel(64);
-    let sampling = Sampling { temperature: 0.9, top_p: 0.95, seed, ..Sampling::default() };
+    let temperature = if seed == 0 { 0.0 } else { 0.9 };
+    let sampling = Sampling { temperature, top_p: 0.95, seed, ..Sampling::default() };
     let generation = generation(sampling, 24, sender);
     let mut tokens = prompt.to_vec();
     tokens.reserve_exact(24);
@@ -94,6 +95,28 @@ fn generate(scheduler: &mut Scheduler, prompt: &[u32], seed: u64) -> (Vec<(u32, 
             }
         }
     }
+}
+
+/// A draft model that is the model itself is right wherever tokens are greedy; a text that repeats itself proposes its own end.
+#[test]
+fn drafts_and_lookups_save_steps_and_change_nothing() {
+    let prompt: Vec<u32> = (0..21).collect();
+    let (plain, plain_steps) = generate(&mut scheduler(8), &prompt, 0);
+    let mut drafting = scheduler(8);
+    let model = Arc::clone(&drafting.model);
+    drafting.draft = Some(Draft::new(model, Arc::new(Pool::new(1)), 3, 256, 1 << 20).unwrap());
+    (drafting.speculates, drafting.speculation.always) = (true, true);
+    let (sent, steps) = generate(&mut drafting, &prompt, 0);
+    assert_eq!(sent, plain);
+    assert!(2 * steps < plain_steps, "{steps} of {plain_steps}");
+
+    let answer: Vec<u32> = plain.iter().map(|(token, _)| *token).collect();
+    let repeated: Vec<u32> = prompt.iter().chain(&answer).chain(&prompt).copied().collect();
+    let (plain, _) = generate(&mut scheduler(16), &repeated, 5);
+    let mut looking = scheduler(16);
+    (looking.speculates, looking.speculation.always) = (true, true);
+    assert_eq!(generate(&mut looking, &repeated, 5).0, plain);
+    assert!(Stats::get(&looking.shared.stats.proposed_rows) > 0);
 }
 
 /// What the request below says without proposals: where the proposer of the test knows it from.

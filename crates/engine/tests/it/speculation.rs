@@ -1,4 +1,5 @@
-//! Speculation changes how many steps an answer takes, never a bit of it.
+//! Speculation changes how many steps an answer takes, never a bit of it. That it takes fewer depends on measured times, which
+//! `scheduler/tests.rs` leaves out.
 
 use std::sync::Arc;
 
@@ -28,27 +29,22 @@ fn outcomes(engine: &falaj_engine::Engine) -> Vec<Outcome> {
 }
 
 #[test]
-fn lookups_save_steps_and_change_nothing() {
+fn lookups_change_nothing() {
     let without = start(&MODEL, plain());
     let expected = outcomes(&without);
     let with = start(&MODEL, options());
     assert_eq!(outcomes(&with), expected);
     assert_eq!(count(&without, |stats| &stats.proposed_rows), 0);
-    assert!(count(&with, |stats| &stats.proposed_rows) > 0);
 }
 
-/// A draft model that is the model itself is always right where tokens are greedy; another one is mostly wrong.
 #[test]
-fn draft_models_save_steps_and_change_nothing() {
+fn draft_models_change_nothing() {
     let without = start(&MODEL, plain());
     let expected = outcomes(&without);
     let other = Arc::new(synthetic(&tiny_config(VOCAB, 512), 7).unwrap());
-    for (draft, helps) in [(Arc::clone(&MODEL), true), (other, false)] {
+    for draft in [Arc::clone(&MODEL), other] {
         let engine = falaj_engine::Engine::start_with_draft(Arc::clone(&MODEL), Some(draft), options()).unwrap();
         assert_eq!(outcomes(&engine), expected);
-        if helps {
-            assert!(count(&engine, |stats| &stats.accepted_rows) > 0);
-        }
     }
 }
 

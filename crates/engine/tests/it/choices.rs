@@ -52,14 +52,16 @@ fn more_choices_than_places_come_later() {
 #[test]
 fn readers_of_some_choices_may_leave() {
     let engine = start(&MODEL, options());
-    let mut streams = engine.submit_choices(asked(100, 0), more(4)).unwrap();
+    // More tokens than a stream holds unread: none of them can have ended before its reader leaves.
+    let long = |seed| Request { max_tokens: 400, ..asked(100, seed) };
+    let mut streams = engine.submit_choices(long(0), more(4)).unwrap();
     // The one in whose name the prompt is computed, perhaps before it is.
     drop(streams.remove(0));
     let mut gone = streams.remove(1);
     assert!(matches!(gone.events.blocking_recv(), Some(Event::Token { .. })));
     drop(gone);
     for (seed, stream) in [1, 3].into_iter().zip(streams) {
-        assert_eq!(read(stream).answer(), run(&engine, asked(100, seed)).answer());
+        assert_eq!(read(stream).answer(), run(&engine, long(seed)).answer());
     }
     // Where nothing is generated, each choice is told so.
     let counted = Request { max_tokens: 0, ..asked(20, 0) };

@@ -1,0 +1,222 @@
+//! Files that clients uploaded or jobs made: a row each, the bytes in a blob that equal files share.
+
+use falaj_artifact::Digest;
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use crate::{Page, Part, Store, StoreError, Upload, new_id, now_s, signed, unsigned};
+
+/// What is said of a file when it comes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NewFile {
+    pub name: String,
+    /// `fine-tune`, `batch`, …: the client's word.
+    pub purpose: String,
+    /// What its lines are, as far as known: `instruct`, `pretrain`, `batch_request`, …
+    pub sample_type: String,
+    pub lines: Option<u64>,
+    /// Seconds since 1970; from then on nobody finds it.
+    pub expires_s: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredFile {
+    pub id: String,
+    pub name: String,
+    pub purpose: String,
+    pub sample_type: String,
+    pub bytes: u64,
+    pub lines: Option<u64>,
+    pub digest: Digest,
+    pub created_s: u64,
+    pub expires_s: Option<u64>,
+}
+
+/// All of what is `Some` must match.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FileFilter {
+    pub purpose: Option<String>,
+    pub sample_type: Option<String>,
+    /// Part of the name, in any case.
+    pub search: Option<String>,
+}
+
+const MATCHES: &str = "workspace = ?1 AND (expires_s IS NULL OR expires_s > ?2) AND (?3 IS NULL OR purpose = ?3)
+    AND (?4 IS NULL OR sample_type = ?4) AND (?5 IS NULL OR instr(lower(name), lower(?5)) > 0)";
+
+impl Store {
+    /// Makes `upload` a file of `workspace`.
+    ///
+    /// # Errors
+    /// A full disk or a failing database; the bytes are then gone.
+    pub async fn add_file(&self, workspace: &str, file: &NewFile, upload: Upload) -> Result<StoredFile, StoreError> {
+        let _pairing = self.pairing.lock().await;
+        let (digest, bytes) = self.blobs.keep(upload).await?;
+        let (id, created_s) = (new_id()?, now_s());
+        let added = sqlx::query(
+            "INSERT INTO files (id, workspace, name, purpose, sample_type, bytes, lines, digest, created_s, expires_s)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        )
+        .bind(&id)
+        .bind(workspace)
+        .bind(&file.name)
+        .bind(&file.purpose)
+        .bind(&file.sample_type)
+        .bind(signed(bytes))
+        .bind(file.lines.map(signed))
+        .bind(digest.to_string())
+        .bind(created_s)
+        .bind(file.expires_s.map(signed))
+        .execute(&self.database)
+        .await;
+        if let Err(error) = added {
+            self.drop_blob_if_unused(&digest).await?;
+            return Err(error.into());
+        }
+        self.file(workspace, &id).await
+    }
+
+    /// # Errors
+    /// [`StoreError::Unknown`] where the workspace has no such file, or it expired.
+    pub async fn file(&self, workspace: &str, id: &str) -> Result<StoredFile, StoreError> {
+        sqlx::query("SELECT * FROM files WHERE id = ?1 AND workspace = ?2 AND (expires_s IS NULL OR expires_s > ?3)")
+            .bind(id)
+            .bind(workspace)
+            .bind(now_s())
+            .fetch_optional(&self.database)
+            .await?
+            .map(|row| read(&row))
+            .transpose()?
+            .ok_or_else(|| StoreError::Unknown { what: "file", id: id.to_owned() })
+    }
+
+    /// # Errors
+    /// A failing database, or `page.after` that names no file here.
+    pub async fn files(
+        &self,
+        workspace: &str,
+        filter: &FileFilter,
+        page: &Page,
+    ) -> Result<Part<StoredFile>, StoreError> {
+        let after = match &page.after {
+            None => None,
+            Some(id) => Some(self.place_of("files", "file", workspace, id).await?),
+        };
+        let count = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM files WHERE {MATCHES}"));
+        let total: i64 = sqlx::query_scalar(count)
+            .bind(workspace)
+            .bind(now_s())
+            .bind(&filter.purpose)
+            .bind(&filter.sample_type)
+            .bind(&filter.search)
+            .fetch_one(&self.database)
+            .await?;
+        let listed = sqlx::AssertSqlSafe(format!("SELECT * FROM files WHERE {MATCHES} {}", order(page)));
+        let rows = sqlx::query(listed)
+            .bind(workspace)
+            .bind(now_s())
+            .bind(&filter.purpose)
+            .bind(&filter.sample_type)
+            .bind(&filter.search)
+            .bind(after)
+            .bind(i64::from(page.take) + 1)
+            .bind(signed(page.skip))
+            .fetch_all(&self.database)
+            .await?;
+        part(&rows, page, unsigned(total), read)
+    }
+
+    /// Removes the file, and its bytes where no other file has the same.
+    ///
+    /// # Errors
+    /// [`StoreError::Unknown`] where the workspace has no such file.
+    pub async fn remove_file(&self, workspace: &str, id: &str) -> Result<(), StoreError> {
+        let _pairing = self.pairing.lock().await;
+        let file = self.file(workspace, id).await?;
+        sqlx::query("DELETE FROM files WHERE id = ?1 AND workspace = ?2")
+            .bind(id)
+            .bind(workspace)
+            .execute(&self.database)
+            .await?;
+        self.drop_blob_if_unused(&file.digest).await
+    }
+
+    /// Removes what has expired. Says how many files that were.
+    ///
+    /// # Errors
+    /// A failing database or disk.
+    pub async fn sweep_files(&self) -> Result<usize, StoreError> {
+        let _pairing = self.pairing.lock().await;
+        let gone = sqlx::query("DELETE FROM files WHERE expires_s <= ?1 RETURNING digest")
+            .bind(now_s())
+            .fetch_all(&self.database)
+            .await?;
+        for row in &gone {
+            self.drop_blob_if_unused(&digest(row.try_get("digest")?)?).await?;
+        }
+        Ok(gone.len())
+    }
+
+    async fn drop_blob_if_unused(&self, digest: &Digest) -> Result<(), StoreError> {
+        let users: i64 = sqlx::query_scalar("SELECT count(*) FROM files WHERE digest = ?1")
+            .bind(digest.to_string())
+            .fetch_one(&self.database)
+            .await?;
+        if users == 0 { self.blobs.remove(digest).await } else { Ok(()) }
+    }
+
+    /// Where a row stands in its table: for pages that begin behind it.
+    pub(crate) async fn place_of(
+        &self,
+        table: &'static str,
+        what: &'static str,
+        workspace: &str,
+        id: &str,
+    ) -> Result<i64, StoreError> {
+        let sql = sqlx::AssertSqlSafe(format!("SELECT seq FROM {table} WHERE id = ?1 AND workspace = ?2"));
+        sqlx::query_scalar(sql)
+            .bind(id)
+            .bind(workspace)
+            .fetch_optional(&self.database)
+            .await?
+            .ok_or_else(|| StoreError::Unknown { what, id: id.to_owned() })
+    }
+}
+
+/// The end of a query whose first five parameters filter: ?6 the place to begin behind, ?7 the limit, ?8 the rows to skip.
+pub(crate) fn order(page: &Page) -> &'static str {
+    match page.newest_first {
+        true => "AND (?6 IS NULL OR seq < ?6) ORDER BY seq DESC LIMIT ?7 OFFSET ?8",
+        false => "AND (?6 IS NULL OR seq > ?6) ORDER BY seq ASC LIMIT ?7 OFFSET ?8",
+    }
+}
+
+/// `rows` holds one more than asked for where there are more.
+pub(crate) fn part<T>(
+    rows: &[SqliteRow],
+    page: &Page,
+    total: u64,
+    read: impl Fn(&SqliteRow) -> Result<T, StoreError>,
+) -> Result<Part<T>, StoreError> {
+    let take = page.take as usize;
+    Ok(Part { rows: rows.iter().take(take).map(read).collect::<Result<_, _>>()?, total, has_more: rows.len() > take })
+}
+
+fn digest(text: &str) -> Result<Digest, StoreError> {
+    text.parse().map_err(|_| StoreError::Damaged { table: "files", reason: "a digest is none".to_owned() })
+}
+
+fn read(row: &SqliteRow) -> Result<StoredFile, StoreError> {
+    let unsigned_at = |name: &str| row.try_get::<i64, _>(name).map(unsigned);
+    Ok(StoredFile {
+        id: row.try_get("id")?,
+        name: row.try_get("name")?,
+        purpose: row.try_get("purpose")?,
+        sample_type: row.try_get("sample_type")?,
+        bytes: unsigned_at("bytes")?,
+        lines: row.try_get::<Option<i64>, _>("lines")?.map(unsigned),
+        digest: digest(row.try_get("digest")?)?,
+        created_s: unsigned_at("created_s")?,
+        expires_s: row.try_get::<Option<i64>, _>("expires_s")?.map(unsigned),
+    })
+}

@@ -1,0 +1,385 @@
+//! Jobs: long work with a life cycle, its events and its checkpoints. A change of status and the event that tells of it are
+//! written together, and only from a status that leads there: whoever comes second is refused.
+
+use falaj_protocol::jobs::JobStatus;
+use serde_json::Value;
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use crate::files::{order, part};
+use crate::{Page, Part, Store, StoreError, new_id, now_s, signed, unsigned};
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewJob {
+    /// The model that it starts from.
+    pub model: String,
+    pub suffix: Option<String>,
+    pub auto_start: bool,
+    /// What to do, in the words of whoever runs it; this crate does not look inside.
+    pub spec: Value,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Job {
+    pub id: String,
+    pub workspace: String,
+    pub status: JobStatus,
+    pub model: String,
+    pub suffix: Option<String>,
+    pub auto_start: bool,
+    pub spec: Value,
+    pub created_s: u64,
+    pub modified_s: u64,
+    pub finished_s: Option<u64>,
+    pub fine_tuned_model: Option<String>,
+    pub trained_tokens: Option<u64>,
+    /// Duration, tokens and the like, known since validation.
+    pub estimate: Option<Value>,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+/// What else becomes known with a new status. `None` leaves what is there.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct JobChange {
+    pub fine_tuned_model: Option<String>,
+    pub trained_tokens: Option<u64>,
+    pub estimate: Option<Value>,
+    pub error: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    pub id: String,
+    pub created_s: u64,
+    /// What happened: `status-updated`, `metrics`, …
+    pub name: String,
+    /// The same for people.
+    pub message: String,
+    pub data: Option<Value>,
+}
+
+/// A state of the weights that can be gone back to, and how good it was.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Checkpoint {
+    pub id: String,
+    pub created_s: u64,
+    pub step: u64,
+    pub train_loss: Option<f64>,
+    pub valid_loss: Option<f64>,
+    /// Share of the held-out tokens that were the most likely one.
+    pub valid_accuracy: Option<f64>,
+}
+
+/// All of what is `Some` must match.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JobFilter {
+    pub model: Option<String>,
+    pub status: Option<JobStatus>,
+    pub suffix: Option<String>,
+    /// Seconds since 1970, exclusive.
+    pub created_after_s: Option<u64>,
+    pub created_before_s: Option<u64>,
+}
+
+const MATCHES: &str = "workspace = ?1 AND (?2 IS NULL OR model = ?2) AND (?3 IS NULL OR status = ?3)
+    AND (?4 IS NULL OR suffix = ?4) AND created_s > ?5 AND created_s < ?9";
+
+impl Store {
+    /// A job that waits to be looked at.
+    ///
+    /// # Errors
+    /// A failing database.
+    pub async fn add_job(&self, workspace: &str, job: &NewJob) -> Result<Job, StoreError> {
+        let (id, now) = (new_id()?, now_s());
+        let mut transaction = self.database.begin_with("BEGIN IMMEDIATE").await?;
+        sqlx::query(
+            "INSERT INTO jobs (id, workspace, status, model, suffix, auto_start, spec, created_s, modified_s)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8)",
+        )
+        .bind(&id)
+        .bind(workspace)
+        .bind(JobStatus::Queued.name())
+        .bind(&job.model)
+        .bind(&job.suffix)
+        .bind(job.auto_start)
+        .bind(job.spec.to_string())
+        .bind(now)
+        .execute(&mut *transaction)
+        .await?;
+        told(&mut transaction, &id, JobStatus::Queued, None).await?;
+        transaction.commit().await?;
+        self.job(workspace, &id).await
+    }
+
+    /// # Errors
+    /// [`StoreError::Unknown`] where the workspace has no such job.
+    pub async fn job(&self, workspace: &str, id: &str) -> Result<Job, StoreError> {
+        sqlx::query("SELECT * FROM jobs WHERE id = ?1 AND workspace = ?2")
+            .bind(id)
+            .bind(workspace)
+            .fetch_optional(&self.database)
+            .await?
+            .map(|row| read(&row))
+            .transpose()?
+            .ok_or_else(|| StoreError::Unknown { what: "job", id: id.to_owned() })
+    }
+
+    /// # Errors
+    /// A failing database, or `page.after` that names no job here.
+    pub async fn jobs(&self, workspace: &str, filter: &JobFilter, page: &Page) -> Result<Part<Job>, StoreError> {
+        let after = match &page.after {
+            None => None,
+            Some(id) => Some(self.place_of("jobs", "job", workspace, id).await?),
+        };
+        let created_after = filter.created_after_s.map_or(i64::MIN, signed);
+        let created_before = filter.created_before_s.map_or(i64::MAX, signed);
+        let count = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM jobs WHERE {MATCHES}"));
+        let total: i64 = sqlx::query_scalar(count)
+            .bind(workspace)
+            .bind(&filter.model)
+            .bind(filter.status.map(JobStatus::name))
+            .bind(&filter.suffix)
+            .bind(created_after)
+            .bind(None::<i64>)
+            .bind(None::<i64>)
+            .bind(None::<i64>)
+            .bind(created_before)
+            .fetch_one(&self.database)
+            .await?;
+        let listed = sqlx::AssertSqlSafe(format!("SELECT * FROM jobs WHERE {MATCHES} {}", order(page)));
+        let rows = sqlx::query(listed)
+            .bind(workspace)
+            .bind(&filter.model)
+            .bind(filter.status.map(JobStatus::name))
+            .bind(&filter.suffix)
+            .bind(created_after)
+            .bind(after)
+            .bind(i64::from(page.take) + 1)
+            .bind(signed(page.skip))
+            .bind(created_before)
+            .fetch_all(&self.database)
+            .await?;
+        part(&rows, page, unsigned(total), read)
+    }
+
+    /// The jobs of all workspaces with one of these statuses, oldest first: for whoever runs them.
+    ///
+    /// # Errors
+    /// A failing database.
+    pub async fn jobs_in(&self, statuses: &[JobStatus]) -> Result<Vec<Job>, StoreError> {
+        let mut found = Vec::new();
+        for status in statuses {
+            let rows = sqlx::query("SELECT * FROM jobs WHERE status = ?1 ORDER BY seq")
+                .bind(status.name())
+                .fetch_all(&self.database)
+                .await?;
+            for row in &rows {
+                found.push((row.try_get::<i64, _>("seq")?, read(row)?));
+            }
+        }
+        found.sort_by_key(|(place, _)| *place);
+        Ok(found.into_iter().map(|(_, job)| job).collect())
+    }
+
+    /// Brings a job from the status it has to `wanted`, with an event, and writes down what is known by now.
+    ///
+    /// # Errors
+    /// [`StoreError::WrongStatus`] where its status does not lead there, [`StoreError::Unknown`].
+    pub async fn move_job(&self, id: &str, wanted: JobStatus, change: &JobChange) -> Result<Job, StoreError> {
+        let mut transaction = self.database.begin_with("BEGIN IMMEDIATE").await?;
+        let row = sqlx::query("SELECT * FROM jobs WHERE id = ?1").bind(id).fetch_optional(&mut *transaction).await?;
+        let job = row
+            .map(|row| read(&row))
+            .transpose()?
+            .ok_or_else(|| StoreError::Unknown { what: "job", id: id.to_owned() })?;
+        if !job.status.leads_to(wanted) {
+            return Err(StoreError::WrongStatus { id: id.to_owned(), status: job.status, wanted });
+        }
+        let now = now_s();
+        sqlx::query(
+            "UPDATE jobs SET status = ?2, modified_s = ?3, finished_s = ?4, fine_tuned_model = coalesce(?5, fine_tuned_model),
+             trained_tokens = coalesce(?6, trained_tokens), estimate = coalesce(?7, estimate), error = coalesce(?8, error)
+             WHERE id = ?1",
+        )
+        .bind(id)
+        .bind(wanted.name())
+        .bind(now)
+        .bind(wanted.is_final().then_some(now))
+        .bind(&change.fine_tuned_model)
+        .bind(change.trained_tokens.map(signed))
+        .bind(change.estimate.as_ref().map(Value::to_string))
+        .bind(&change.error)
+        .execute(&mut *transaction)
+        .await?;
+        told(&mut transaction, id, wanted, change.error.as_deref()).await?;
+        let row = sqlx::query("SELECT * FROM jobs WHERE id = ?1").bind(id).fetch_one(&mut *transaction).await?;
+        transaction.commit().await?;
+        read(&row)
+    }
+
+    /// # Errors
+    /// A failing database; a job that is not there.
+    pub async fn add_event(
+        &self,
+        job: &str,
+        name: &str,
+        message: &str,
+        data: Option<&Value>,
+    ) -> Result<(), StoreError> {
+        let mut connection = self.database.acquire().await?;
+        insert_event(&mut connection, job, name, message, data).await
+    }
+
+    /// The events of a job whose workspace was checked before, in the order of `page`.
+    ///
+    /// # Errors
+    /// A failing database, or `page.after` that names no event of this job.
+    pub async fn events(&self, job: &str, page: &Page) -> Result<Part<Event>, StoreError> {
+        let rows = self.rows_of("job_events", "event", job, page).await?;
+        part(&rows.0, page, rows.1, |row| {
+            Ok(Event {
+                id: row.try_get("id")?,
+                created_s: unsigned(row.try_get("created_s")?),
+                name: row.try_get("name")?,
+                message: row.try_get("message")?,
+                data: row.try_get::<Option<String>, _>("data")?.map(|text| json("job_events", &text)).transpose()?,
+            })
+        })
+    }
+
+    /// Writes down a checkpoint. The same step again replaces what was known of it.
+    ///
+    /// # Errors
+    /// A failing database; a job that is not there.
+    pub async fn add_checkpoint(&self, job: &str, checkpoint: &Checkpoint) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO job_checkpoints (id, job, created_s, step, train_loss, valid_loss, valid_accuracy)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (job, step) DO UPDATE SET created_s = excluded.created_s,
+             train_loss = excluded.train_loss, valid_loss = excluded.valid_loss, valid_accuracy = excluded.valid_accuracy",
+        )
+        .bind(new_id()?)
+        .bind(job)
+        .bind(now_s())
+        .bind(signed(checkpoint.step))
+        .bind(checkpoint.train_loss)
+        .bind(checkpoint.valid_loss)
+        .bind(checkpoint.valid_accuracy)
+        .execute(&self.database)
+        .await?;
+        Ok(())
+    }
+
+    /// The checkpoints of a job whose workspace was checked before, in the order of `page`.
+    ///
+    /// # Errors
+    /// A failing database, or `page.after` that names no checkpoint of this job.
+    pub async fn checkpoints(&self, job: &str, page: &Page) -> Result<Part<Checkpoint>, StoreError> {
+        let rows = self.rows_of("job_checkpoints", "checkpoint", job, page).await?;
+        part(&rows.0, page, rows.1, |row| {
+            Ok(Checkpoint {
+                id: row.try_get("id")?,
+                created_s: unsigned(row.try_get("created_s")?),
+                step: unsigned(row.try_get("step")?),
+                train_loss: row.try_get("train_loss")?,
+                valid_loss: row.try_get("valid_loss")?,
+                valid_accuracy: row.try_get("valid_accuracy")?,
+            })
+        })
+    }
+
+    /// The rows of `table` that belong to `job`, one more than the page takes, and their number on all pages.
+    async fn rows_of(
+        &self,
+        table: &'static str,
+        what: &'static str,
+        job: &str,
+        page: &Page,
+    ) -> Result<(Vec<SqliteRow>, u64), StoreError> {
+        let after: Option<i64> = match &page.after {
+            None => None,
+            Some(id) => {
+                let sql = sqlx::AssertSqlSafe(format!("SELECT seq FROM {table} WHERE id = ?1 AND job = ?2"));
+                let found = sqlx::query_scalar(sql).bind(id).bind(job).fetch_optional(&self.database).await?;
+                Some(found.ok_or_else(|| StoreError::Unknown { what, id: id.clone() })?)
+            }
+        };
+        let sql = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table} WHERE job = ?1"));
+        let total: i64 = sqlx::query_scalar(sql).bind(job).fetch_one(&self.database).await?;
+        // The parameters that `order` leaves to filters go unused here.
+        let sql = sqlx::AssertSqlSafe(format!("SELECT * FROM {table} WHERE job = ?1 {}", order(page)));
+        let rows = sqlx::query(sql)
+            .bind(job)
+            .bind(None::<i64>)
+            .bind(None::<i64>)
+            .bind(None::<i64>)
+            .bind(None::<i64>)
+            .bind(after)
+            .bind(i64::from(page.take) + 1)
+            .bind(signed(page.skip))
+            .fetch_all(&self.database)
+            .await?;
+        Ok((rows, unsigned(total)))
+    }
+}
+
+async fn told(
+    connection: &mut sqlx::SqliteConnection,
+    job: &str,
+    status: JobStatus,
+    error: Option<&str>,
+) -> Result<(), StoreError> {
+    let data = match error {
+        Some(error) => serde_json::json!({ "status": status.name(), "error": error }),
+        None => serde_json::json!({ "status": status.name() }),
+    };
+    let message = match error {
+        Some(error) => format!("the job is {}: {error}", status.name()),
+        None => format!("the job is {}", status.name()),
+    };
+    insert_event(connection, job, "status-updated", &message, Some(&data)).await
+}
+
+async fn insert_event(
+    connection: &mut sqlx::SqliteConnection,
+    job: &str,
+    name: &str,
+    message: &str,
+    data: Option<&Value>,
+) -> Result<(), StoreError> {
+    sqlx::query("INSERT INTO job_events (id, job, created_s, name, message, data) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")
+        .bind(new_id()?)
+        .bind(job)
+        .bind(now_s())
+        .bind(name)
+        .bind(message)
+        .bind(data.map(Value::to_string))
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+fn json(table: &'static str, text: &str) -> Result<Value, StoreError> {
+    serde_json::from_str(text).map_err(|error| StoreError::Damaged { table, reason: error.to_string() })
+}
+
+fn read(row: &SqliteRow) -> Result<Job, StoreError> {
+    let status: String = row.try_get("status")?;
+    let unknown = || StoreError::Damaged { table: "jobs", reason: format!("no such status: `{status}`") };
+    Ok(Job {
+        id: row.try_get("id")?,
+        workspace: row.try_get("workspace")?,
+        status: JobStatus::parse(&status).ok_or_else(unknown)?,
+        model: row.try_get("model")?,
+        suffix: row.try_get("suffix")?,
+        auto_start: row.try_get("auto_start")?,
+        spec: json("jobs", row.try_get("spec")?)?,
+        created_s: unsigned(row.try_get("created_s")?),
+        modified_s: unsigned(row.try_get("modified_s")?),
+        finished_s: row.try_get::<Option<i64>, _>("finished_s")?.map(unsigned),
+        fine_tuned_model: row.try_get("fine_tuned_model")?,
+        trained_tokens: row.try_get::<Option<i64>, _>("trained_tokens")?.map(unsigned),
+        estimate: row.try_get::<Option<String>, _>("estimate")?.map(|text| json("jobs", &text)).transpose()?,
+        error: row.try_get("error")?,
+    })
+}

@@ -1,0 +1,104 @@
+//! What a site remembers: files, jobs with their events and checkpoints, what fine-tuned models are called. Rows in SQLite,
+//! bytes on disk under their digest. Every query names its workspace: nothing of another one is ever found.
+//! No HTTP and no policy here. Start at [`Store`]; the tables are in `database.rs`.
+#![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
+
+mod blobs;
+mod database;
+mod error;
+mod files;
+mod jobs;
+mod models;
+
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use sqlx::SqlitePool;
+use tokio::sync::Mutex;
+
+pub use blobs::{Blobs, Upload};
+pub use error::StoreError;
+pub use files::{FileFilter, NewFile, StoredFile};
+pub use jobs::{Checkpoint, Event, Job, JobChange, JobFilter, NewJob};
+pub use models::{ModelChange, TunedModel};
+
+/// The state of one site, in one folder. Cheap to share behind an `Arc`; all calls may run at once.
+#[derive(Debug)]
+pub struct Store {
+    database: SqlitePool,
+    blobs: Blobs,
+    /// Held while a row and the blob that it names are added or removed together.
+    pairing: Mutex<()>,
+}
+
+impl Store {
+    /// Opens or makes `DIR/state.db` and `DIR/blobs`, and brings an older database up to date.
+    ///
+    /// # Errors
+    /// A folder that cannot be written, a damaged database, or one of a newer Falaj.
+    pub async fn open(dir: &Path) -> Result<Self, StoreError> {
+        let blobs = Blobs::open(&dir.join("blobs")).await?;
+        let database = database::open(&dir.join("state.db")).await?;
+        Ok(Self { database, blobs, pairing: Mutex::new(()) })
+    }
+
+    pub fn blobs(&self) -> &Blobs {
+        &self.blobs
+    }
+}
+
+/// Which part of a list, as both vendors' clients ask for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Only what comes behind the row with this id, in the list's order.
+    pub after: Option<String>,
+    pub skip: u64,
+    pub take: u32,
+    /// Newest first; otherwise oldest first.
+    pub newest_first: bool,
+}
+
+impl Default for Page {
+    fn default() -> Self {
+        Self { after: None, skip: 0, take: 100, newest_first: true }
+    }
+}
+
+/// One part of a list, and how much the whole holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Part<T> {
+    pub rows: Vec<T>,
+    /// Rows that match the filter, on all pages.
+    pub total: u64,
+    /// Some come behind these.
+    pub has_more: bool,
+}
+
+/// A fresh identifier: a random UUID (RFC 9562, version 4).
+///
+/// # Errors
+/// When the system gives no random bytes.
+pub fn new_id() -> Result<String, StoreError> {
+    let mut bytes = [0u8; 16];
+    getrandom::fill(&mut bytes).map_err(|error| StoreError::Random { reason: error.to_string() })?;
+    let number = u128::from_be_bytes(bytes);
+    let number = number & !(0xf << 76) & !(0x3 << 62) | 4 << 76 | 2 << 62;
+    let hex = format!("{number:032x}");
+    let part = |range: std::ops::Range<usize>| hex.get(range).unwrap_or_default().to_owned();
+    Ok([part(0..8), part(8..12), part(12..16), part(16..20), part(20..32)].join("-"))
+}
+
+/// Seconds since 1970.
+pub(crate) fn now_s() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+}
+
+/// SQLite's integers are signed; ours count things.
+pub(crate) fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+pub(crate) fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}

@@ -1,0 +1,125 @@
+//! What fine-tuned models are called, and whether they are put away. The weights themselves are artifacts of the catalog.
+
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use crate::{Store, StoreError, now_s, unsigned};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TunedModel {
+    /// Its name in the catalog, and in requests.
+    pub id: String,
+    pub workspace: String,
+    /// The job that made it.
+    pub job: String,
+    /// The model that it was made from.
+    pub root: String,
+    pub created_s: u64,
+    pub name: Option<String>,
+    pub description: Option<String>,
+    /// Listed no more, and not served.
+    pub archived: bool,
+}
+
+/// `None` leaves what is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModelChange {
+    pub name: Option<String>,
+    pub description: Option<String>,
+    pub archived: Option<bool>,
+}
+
+impl Store {
+    /// Writes down that `job` made the model `id` from `root`. The same again changes nothing.
+    ///
+    /// # Errors
+    /// A failing database; an `id` that another job took.
+    pub async fn add_model(&self, workspace: &str, id: &str, job: &str, root: &str) -> Result<TunedModel, StoreError> {
+        sqlx::query(
+            "INSERT INTO tuned_models (id, workspace, job, root, created_s) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (id) DO UPDATE SET id = excluded.id WHERE job = excluded.job AND workspace = excluded.workspace",
+        )
+        .bind(id)
+        .bind(workspace)
+        .bind(job)
+        .bind(root)
+        .bind(now_s())
+        .execute(&self.database)
+        .await?;
+        self.model(workspace, id).await
+    }
+
+    /// # Errors
+    /// [`StoreError::Unknown`] where the workspace has no such fine-tuned model.
+    pub async fn model(&self, workspace: &str, id: &str) -> Result<TunedModel, StoreError> {
+        sqlx::query("SELECT * FROM tuned_models WHERE id = ?1 AND workspace = ?2")
+            .bind(id)
+            .bind(workspace)
+            .fetch_optional(&self.database)
+            .await?
+            .map(|row| read(&row))
+            .transpose()?
+            .ok_or_else(|| StoreError::Unknown { what: "fine-tuned model", id: id.to_owned() })
+    }
+
+    /// All of a workspace, newest first.
+    ///
+    /// # Errors
+    /// A failing database.
+    pub async fn models(&self, workspace: &str) -> Result<Vec<TunedModel>, StoreError> {
+        sqlx::query("SELECT * FROM tuned_models WHERE workspace = ?1 ORDER BY created_s DESC, id")
+            .bind(workspace)
+            .fetch_all(&self.database)
+            .await?
+            .iter()
+            .map(read)
+            .collect()
+    }
+
+    /// # Errors
+    /// [`StoreError::Unknown`] where the workspace has no such fine-tuned model.
+    pub async fn change_model(
+        &self,
+        workspace: &str,
+        id: &str,
+        change: &ModelChange,
+    ) -> Result<TunedModel, StoreError> {
+        sqlx::query(
+            "UPDATE tuned_models SET name = coalesce(?3, name), description = coalesce(?4, description),
+             archived = coalesce(?5, archived) WHERE id = ?1 AND workspace = ?2",
+        )
+        .bind(id)
+        .bind(workspace)
+        .bind(&change.name)
+        .bind(&change.description)
+        .bind(change.archived)
+        .execute(&self.database)
+        .await?;
+        self.model(workspace, id).await
+    }
+
+    /// # Errors
+    /// [`StoreError::Unknown`] where the workspace has no such fine-tuned model.
+    pub async fn remove_model(&self, workspace: &str, id: &str) -> Result<(), StoreError> {
+        self.model(workspace, id).await?;
+        sqlx::query("DELETE FROM tuned_models WHERE id = ?1 AND workspace = ?2")
+            .bind(id)
+            .bind(workspace)
+            .execute(&self.database)
+            .await?;
+        Ok(())
+    }
+}
+
+fn read(row: &SqliteRow) -> Result<TunedModel, StoreError> {
+    Ok(TunedModel {
+        id: row.try_get("id")?,
+        workspace: row.try_get("workspace")?,
+        job: row.try_get("job")?,
+        root: row.try_get("root")?,
+        created_s: unsigned(row.try_get("created_s")?),
+        name: row.try_get("name")?,
+        description: row.try_get("description")?,
+        archived: row.try_get("archived")?,
+    })
+}

@@ -118,6 +118,21 @@ pub enum Method {
     },
 }
 
+/// What the process of a job is told: `job.json` in the job's folder. Paths are relative to that folder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobSpec {
+    pub id: String,
+    /// Of the model that is to be made.
+    pub name: String,
+    pub request: JobRequest,
+    /// In the order of `request.training_files`.
+    pub training: Vec<String>,
+    pub validation: Vec<String>,
+}
+
+/// The name of [`JobSpec`]'s file.
+pub const SPEC_FILE: &str = "job.json";
+
 /// A line that the process of a job writes to its standard output, as JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]

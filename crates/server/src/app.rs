@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 use crate::auth::Key;
+use crate::error::ApiError;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::routes;
+use crate::site::Site;
 
 /// Bounds and keys. Every wait and every size that a client controls is limited here.
 #[derive(Clone, Debug)]
@@ -63,6 +65,7 @@ pub struct App {
     pub(crate) preparing: Arc<Semaphore>,
     /// KiB that bodies may still take.
     pub(crate) bodies: Arc<Semaphore>,
+    site: Option<Arc<Site>>,
     stopping: Arc<AtomicBool>,
 }
 
@@ -77,8 +80,34 @@ impl App {
             metrics: Arc::default(),
             preparing: Arc::new(Semaphore::new(cores.max(2))),
             bodies: Arc::new(Semaphore::new(bodies_kib.min(Semaphore::MAX_PERMITS))),
+            site: None,
             stopping: Arc::default(),
         }
+    }
+
+    /// With files and jobs.
+    pub fn with_site(self, site: Site) -> Self {
+        Self { site: Some(Arc::new(site)), ..self }
+    }
+
+    /// Runs the site's jobs until [`App::stop_jobs`], after which it returns when each has written a checkpoint and ended.
+    /// [`crate::serve`] does this by itself.
+    pub async fn run_jobs(&self) {
+        if let Some(site) = &self.site {
+            site.run(self).await;
+        }
+    }
+
+    pub fn stop_jobs(&self) {
+        if let Some(site) = &self.site {
+            site.jobs.shutdown();
+        }
+    }
+
+    /// # Errors
+    /// Where this server keeps neither files nor jobs.
+    pub(crate) fn site(&self) -> Result<&Arc<Site>, ApiError> {
+        self.site.as_ref().ok_or(ApiError::NoSite)
     }
 
     pub fn router(&self) -> axum::Router {

@@ -33,6 +33,8 @@ impl Key {
 pub(crate) struct Caller {
     /// Prompts of different keys never share cache pages, so that timing tells nothing across tenants.
     pub cache_salt: u64,
+    /// Whose files, jobs and fine-tuned models it sees.
+    pub workspace: String,
 }
 
 /// The address at the other end, put there by [`crate::serve`]; absent when the router is driven directly.
@@ -72,7 +74,8 @@ fn authenticate(app: &App, headers: &HeaderMap) -> Result<Caller, ApiError> {
         app.settings.keys.iter().fold(None, |known, key| if equal(&key.digest, &digest) { Some(key) } else { known });
     let key = known.ok_or(ApiError::WrongKey)?;
     let salt = key.digest.iter().take(8).fold(0, |salt: u64, byte| salt << 8 | u64::from(*byte));
-    Ok(Caller { cache_salt: salt })
+    // Every key of a site belongs to its one workspace, until there are several.
+    Ok(Caller { cache_salt: salt, workspace: "default".to_owned() })
 }
 
 /// `Authorization: Bearer` (Mistral, OpenAI) or `x-api-key` (Anthropic).

@@ -9,6 +9,7 @@ use falaj_protocol::errors::{
     AnthropicError, AnthropicErrorBody, MistralError, OpenAiError, OpenAiErrorBody, ValidationErrors,
 };
 use falaj_protocol::{Dialect, Problem};
+use falaj_store::StoreError;
 use falaj_text::TextError;
 use serde::Serialize;
 
@@ -61,6 +62,13 @@ pub enum ApiError {
     TookTooLong { timeout_ms: u64 },
     #[error("the model stopped with an error: {reason}")]
     Engine { reason: String },
+    #[error("this server keeps neither files nor jobs; start it with `falaj up`")]
+    NoSite,
+    #[error("there is no {what} `{id}`")]
+    Unknown { what: &'static str, id: String },
+    /// What is asked for does not go with the state that something is in.
+    #[error("{reason}")]
+    Conflict { reason: String },
     #[error("an internal error; the operator finds it in the log under this request's id")]
     Internal,
 }
@@ -95,6 +103,10 @@ impl ApiError {
             Self::UnknownPath { .. } => {
                 of(StatusCode::NOT_FOUND, "not_found", INVALID, Some("unknown_url"), "not_found_error")
             }
+            Self::NoSite | Self::Unknown { .. } => {
+                of(StatusCode::NOT_FOUND, "not_found", INVALID, Some("not_found"), "not_found_error")
+            }
+            Self::Conflict { .. } => of(StatusCode::CONFLICT, "conflict", INVALID, Some("conflict"), INVALID),
             Self::WrongMethod { .. } => {
                 of(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", INVALID, Some("method_not_allowed"), INVALID)
             }
@@ -255,6 +267,22 @@ impl From<SubmitError> for ApiError {
                 Self::Unsupported { param: "prompt", reason: error.to_string() }
             }
             SubmitError::Stopped => Self::Stopping,
+        }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unknown { what, id } => Self::Unknown { what, id: id.chars().take(200).collect() },
+            StoreError::WrongStatus { .. } => Self::Conflict { reason: error.to_string() },
+            StoreError::TooLarge { limit_bytes } => {
+                Self::BodyTooLarge { limit_bytes: usize::try_from(limit_bytes).unwrap_or(usize::MAX) }
+            }
+            error => {
+                tracing::error!(%error, "the store failed");
+                Self::Internal
+            }
         }
     }
 }

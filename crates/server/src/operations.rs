@@ -3,6 +3,9 @@
 pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod embeddings;
+pub(crate) mod files;
 pub(crate) mod fim;
+pub(crate) mod fine_tuning;
 pub(crate) mod messages;
 pub(crate) mod models;
+pub(crate) mod tuned_models;

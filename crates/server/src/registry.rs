@@ -5,8 +5,8 @@ mod residents;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use falaj_engine::Engine;
@@ -64,6 +64,13 @@ pub trait Loader: Send + Sync {
     /// # Errors
     /// Why a model that exists could not be loaded.
     fn load(&self, name: &str, cancelled: &AtomicBool) -> Result<Option<Served>, LoadError>;
+    /// Deletes what a job made. Nothing else may be deleted by a request.
+    ///
+    /// # Errors
+    /// Why it could not be deleted.
+    fn remove(&self, name: &str) -> Result<(), LoadError> {
+        Err(LoadError { reason: format!("`{name}` cannot be deleted here") })
+    }
 }
 
 #[derive(Clone, Debug, thiserror::Error)]
@@ -139,6 +146,8 @@ impl Deref for Loan {
 #[derive(Default)]
 pub struct Registry {
     residents: Arc<Residents>,
+    /// Models that are put away: neither listed nor served.
+    hidden: Mutex<BTreeSet<String>>,
 }
 
 impl Registry {
@@ -149,7 +158,7 @@ impl Registry {
 
     /// One that loads what `loader` lists when it is asked for.
     pub fn with_loader(loader: Arc<dyn Loader>, memory: Memory) -> Self {
-        Self { residents: Arc::new(Residents::new(Some(loader), memory)) }
+        Self { residents: Arc::new(Residents::new(Some(loader), memory)), hidden: Mutex::default() }
     }
 
     /// Serves a model that is already in memory, in place of one of the same id. It stays if the loader could not bring it
@@ -172,7 +181,31 @@ impl Registry {
         };
         let mut all: BTreeMap<String, Listed> = self.residents.cold().into_iter().map(on_disk).collect();
         self.residents.describe(&mut all);
-        all.into_values().collect()
+        let hidden = self.hidden();
+        all.into_values().filter(|listed| !hidden.contains(&listed.facts.id)).collect()
+    }
+
+    /// Puts a model away, or brings it back. Requests that it is answering go on.
+    pub fn hide(&self, id: &str, hidden: bool) {
+        match hidden {
+            true => self.hidden().insert(id.to_owned()),
+            false => self.hidden().remove(id),
+        };
+    }
+
+    fn hidden(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.hidden.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Deletes a model that a job made.
+    ///
+    /// # Errors
+    /// Where the loader cannot delete it.
+    pub(crate) async fn remove(&self, id: &str) -> Result<(), ApiError> {
+        let (residents, name) = (Arc::clone(&self.residents), id.to_owned());
+        let removed = tokio::task::spawn_blocking(move || residents.remove(&name)).await;
+        let removed = removed.map_err(|_| ApiError::Internal)?;
+        removed.map_err(|error| ApiError::Conflict { reason: error.reason })
     }
 
     pub(crate) fn describe(&self, name: &str) -> Option<Listed> {
@@ -193,10 +226,14 @@ impl Registry {
     /// # Errors
     /// No such model, none that can be loaded, or no room in time.
     pub async fn find(&self, name: &str, deadline: Instant) -> Result<Arc<Loan>, ApiError> {
+        let unknown = || ApiError::UnknownModel { model: shortened(name), in_path: false };
+        // Nothing that a job made has aliases: its id is its only name.
+        if self.hidden().contains(name) {
+            return Err(unknown());
+        }
         if let Some(loan) = self.residents.lend(name) {
             return Ok(Arc::new(loan));
         }
-        let unknown = || ApiError::UnknownModel { model: shortened(name), in_path: false };
         // A wrong name must not wait behind a model that is being loaded.
         let cold = self.residents.cold().into_iter().find(|facts| facts.answers_to(name)).ok_or_else(unknown)?;
         let waiting = self.residents.want(&cold);

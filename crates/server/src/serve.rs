@@ -34,6 +34,10 @@ pub async fn serve(listener: TcpListener, app: App, shutdown: impl Future<Output
     let graceful = GracefulShutdown::new();
     let mut tasks = JoinSet::new();
     let housekeeping = tokio::spawn(unload_idle(app.clone()));
+    let jobs = tokio::spawn({
+        let app = app.clone();
+        async move { app.run_jobs().await }
+    });
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         let accepted = tokio::select! {
@@ -71,12 +75,17 @@ pub async fn serve(listener: TcpListener, app: App, shutdown: impl Future<Output
     }
     app.begin_stopping();
     drop(listener);
+    // First, so that their last steps end while requests do.
+    app.stop_jobs();
     let drained = tokio::time::timeout(Duration::from_millis(settings.drain_timeout_ms), graceful.shutdown()).await;
     if drained.is_err() {
         tracing::warn!(connections = tasks.len(), "still busy after the drain time; closing");
     }
     tasks.shutdown().await;
     housekeeping.abort();
+    if let Err(error) = jobs.await {
+        tracing::error!(%error, "the jobs did not stop cleanly");
+    }
     app.registry().shutdown().await;
     Ok(())
 }

@@ -218,6 +218,31 @@ impl Store {
         read(&row)
     }
 
+    /// Whether a job may begin by itself once its data is found good. Says how the job stands.
+    ///
+    /// # Errors
+    /// [`StoreError::WrongStatus`] for a job that has ended or is being cancelled, [`StoreError::Unknown`].
+    pub async fn let_start(&self, id: &str, may: bool) -> Result<Job, StoreError> {
+        let row = sqlx::query(
+            "UPDATE jobs SET auto_start = ?2, modified_s = ?3 WHERE id = ?1
+             AND status IN ('QUEUED', 'VALIDATING', 'VALIDATED', 'STARTED', 'RUNNING') RETURNING *",
+        )
+        .bind(id)
+        .bind(may)
+        .bind(now_s())
+        .fetch_optional(&self.database)
+        .await?;
+        if let Some(row) = row {
+            return read(&row);
+        }
+        let status: Option<String> =
+            sqlx::query_scalar("SELECT status FROM jobs WHERE id = ?1").bind(id).fetch_optional(&self.database).await?;
+        match status.as_deref().and_then(JobStatus::parse) {
+            Some(status) => Err(StoreError::WrongStatus { id: id.to_owned(), status, wanted: JobStatus::Started }),
+            None => Err(StoreError::Unknown { what: "job", id: id.to_owned() }),
+        }
+    }
+
     /// # Errors
     /// A failing database; a job that is not there.
     pub async fn add_event(

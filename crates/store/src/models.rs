@@ -76,6 +76,14 @@ impl Store {
             .collect()
     }
 
+    /// Ids of those that are put away, in all workspaces.
+    ///
+    /// # Errors
+    /// A failing database.
+    pub async fn archived_models(&self) -> Result<Vec<String>, StoreError> {
+        Ok(sqlx::query_scalar("SELECT id FROM tuned_models WHERE archived = 1").fetch_all(&self.database).await?)
+    }
+
     /// # Errors
     /// [`StoreError::Unknown`] where the workspace has no such fine-tuned model.
     pub async fn change_model(

@@ -51,12 +51,7 @@ fn card(listed: &Listed) -> ModelCard {
         object: "model",
         created: facts.created_s,
         owned_by: facts.owned_by.clone(),
-        capabilities: Capabilities {
-            completion_chat: facts.chat,
-            completion_fim: facts.fill_in_the_middle,
-            function_calling: facts.tools,
-            ..Capabilities::default()
-        },
+        capabilities: capabilities(facts),
         name: Some(facts.id.clone()),
         description: facts.description.clone(),
         max_context_length: facts.context_tokens as u64,
@@ -66,6 +61,16 @@ fn card(listed: &Listed) -> ModelCard {
         r#type: "base",
         state: listed.state.name(),
         memory_bytes: listed.memory_bytes,
+    }
+}
+
+pub(crate) fn capabilities(facts: &Facts) -> Capabilities {
+    Capabilities {
+        completion_chat: facts.chat,
+        completion_fim: facts.fill_in_the_middle,
+        function_calling: facts.tools,
+        fine_tuning: true,
+        ..Capabilities::default()
     }
 }
 

@@ -116,6 +116,24 @@ impl Residents {
         self.loader.iter().flat_map(|loader| loader.list()).collect()
     }
 
+    /// Deletes a model of the loader's. One in memory leaves it: at once, or when its last request has ended and another needs
+    /// its room.
+    pub(super) fn remove(self: &Arc<Self>, id: &str) -> Result<(), LoadError> {
+        let loader =
+            self.loader.as_ref().ok_or_else(|| LoadError { reason: format!("`{id}` cannot be deleted here") })?;
+        loader.remove(id)?;
+        self.change(|state, deeds| {
+            let idle = state
+                .models
+                .get(id)
+                .is_some_and(|resident| matches!(&resident.condition, Condition::Loaded(loaded) if loaded.loans == 0));
+            if idle {
+                state.unload(id, deeds);
+            }
+        });
+        Ok(())
+    }
+
     pub(super) fn insert(self: &Arc<Self>, served: Served, stays: bool) {
         let stays = stays || self.memory.pinned.contains(&served.facts.id);
         self.change(|state, _| {

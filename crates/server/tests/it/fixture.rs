@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
 use falaj_engine::{Engine, EngineOptions};
 use falaj_model::synthetic::{synthetic, tiny_config};
-use falaj_server::{App, Facts, Key, Registry, Served, Settings};
+use falaj_server::{App, Facts, Key, Registry, Served, Settings, Site};
 use falaj_text::{ChatFormat, ModelText, Tokenizer};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -34,6 +34,13 @@ pub fn api() -> Api {
     Api::new(Settings::default(), engine.clone())
 }
 
+/// The tiny model under its names.
+pub fn served(engine: Engine) -> Served {
+    let text = text();
+    let facts = Facts { aliases: vec!["org/tiny-alias".into()], ..Facts::of(MODEL, &text, engine.context_tokens()) };
+    Served::new(facts, text, engine)
+}
+
 pub fn engine(options: EngineOptions) -> Engine {
     let model = synthetic(&tiny_config(VOCABULARY, CONTEXT_TOKENS), 7).expect("the tiny configuration is sound");
     Engine::start(Arc::new(model), options).expect("the tiny engine starts")
@@ -42,22 +49,28 @@ pub fn engine(options: EngineOptions) -> Engine {
 impl Api {
     pub fn new(settings: Settings, engine: Engine) -> Self {
         let registry = Registry::new();
-        let text = text();
-        let facts =
-            Facts { aliases: vec!["org/tiny-alias".into()], ..Facts::of(MODEL, &text, engine.context_tokens()) };
-        registry.insert(Served::new(facts, text, engine));
-        Self::with(settings, registry)
+        registry.insert(served(engine));
+        Self::with(settings, registry, None)
+    }
+
+    /// With a data folder.
+    pub fn over_site(registry: Registry, site: Site) -> Self {
+        Self::with(Settings::default(), registry, Some(site))
     }
 
     /// With other models than the tiny one.
     pub fn over(registry: Registry) -> Self {
-        Self::with(Settings::default(), registry)
+        Self::with(Settings::default(), registry, None)
     }
 
-    fn with(settings: Settings, registry: Registry) -> Self {
+    fn with(settings: Settings, registry: Registry, site: Option<Site>) -> Self {
         let settings =
             Settings { keys: vec![Key::from_secret("other", "x"), Key::from_secret("test", KEY)], ..settings };
         let app = App::new(settings, registry);
+        let app = match site {
+            Some(site) => app.with_site(site),
+            None => app,
+        };
         Self { router: app.router(), app }
     }
 

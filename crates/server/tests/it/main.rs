@@ -4,6 +4,7 @@ mod anthropic;
 mod chat;
 mod completions;
 mod errors;
+mod fine_tuning;
 mod fixture;
 mod limits;
 mod memory;

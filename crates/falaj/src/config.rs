@@ -40,6 +40,8 @@ pub struct Server {
     pub body_limit_bytes: usize,
     pub request_timeout_ms: u64,
     pub max_connections: usize,
+    pub file_limit_bytes: u64,
+    pub jobs_at_once: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -187,6 +189,8 @@ impl Config {
                 body_limit_bytes: raw.number("server.body_limit_bytes", 1024)?,
                 request_timeout_ms: raw.number("server.request_timeout_ms", 1)?,
                 max_connections: raw.number("server.max_connections", 1)?,
+                file_limit_bytes: raw.number("server.file_limit_bytes", 1)?,
+                jobs_at_once: raw.count("jobs.at_once", MOST_JOBS)?,
             },
             engine: Engine {
                 isa,
@@ -273,6 +277,7 @@ fn number(text: &str) -> Option<u64> {
 
 const KV_FORMATS: [(&str, KvFormat); 4] =
     [("f32", KvFormat::F32), ("f16", KvFormat::F16), ("bf16", KvFormat::BF16), ("i8", KvFormat::I8)];
+const MOST_JOBS: usize = 64;
 const MOST_THREADS: usize = 1024;
 const MOST_SEQUENCES: usize = 4096;
 const MOST_QUEUED: usize = 1 << 16;

@@ -256,6 +256,13 @@ impl Loader for CatalogLoader {
             .map(Some)
             .map_err(|failure| LoadError { reason: failure.to_string() })
     }
+
+    fn remove(&self, name: &str) -> Result<(), LoadError> {
+        match catalog(&self.config).map_err(|failure| LoadError { reason: failure.to_string() })? {
+            Some(catalog) => catalog.remove(name).map_err(|error| LoadError { reason: error.to_string() }),
+            None => Err(LoadError { reason: format!("there is no model `{name}`") }),
+        }
+    }
 }
 
 /// Of the card of a path, which nobody recorded: 2026-01-01.

@@ -8,11 +8,14 @@ use crate::key::AdminKey;
 use crate::output;
 use crate::serving::{self, CatalogLoader, Place};
 use crate::words::Word;
-use falaj_server::{App, Key, Registry, Settings};
+use falaj_server::{App, JobSettings, Key, Registry, Settings, Site};
+use falaj_store::Store;
 use serde_json::json;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -35,7 +38,9 @@ pub fn up(context: &Context) -> Outcome {
         max_connections: config.server.max_connections,
         ..Settings::default()
     };
-    let app = App::new(settings, registry);
+    let store = runtime.block_on(Store::open(&config.data))?;
+    let site = Site::new(store, jobs(context)?, config.server.file_limit_bytes)?;
+    let app = App::new(settings, registry).with_site(site);
     runtime.block_on(async {
         // Registered before the address is printed: whoever reads it may already send one.
         let stop = stop_signal(context.json)?;
@@ -47,6 +52,19 @@ pub fn up(context: &Context) -> Outcome {
     }
     Ok(())
 }
+
+/// Each job is `falaj job run FOLDER`: this very program, with the same data folder.
+fn jobs(context: &Context) -> Outcome<JobSettings> {
+    let config = &context.config;
+    let data = std::path::absolute(&config.data)?;
+    let program = std::env::current_exe()?;
+    let words = [program.as_path(), Path::new("--data"), &data, Path::new("job"), Path::new("run")];
+    let command = words.map(|word| word.to_string_lossy().into_owned()).to_vec();
+    Ok(JobSettings { command, dir: data.join("jobs"), at_once: config.server.jobs_at_once, grace: JOB_GRACE })
+}
+
+/// To end a step and to write a checkpoint.
+const JOB_GRACE: Duration = Duration::from_secs(30);
 
 /// The models, those loaded that were asked for as long as there is room.
 fn registry(context: &Context) -> Outcome<Registry> {

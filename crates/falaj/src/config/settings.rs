@@ -135,6 +135,22 @@ pub const SETTINGS: &[Setting] = &[
         about: "connections open at once",
     },
     Setting {
+        key: "server.file_limit_bytes",
+        env: &[],
+        flag: "",
+        kind: Kind::Number,
+        default: |_| (512 << 20).to_string(),
+        about: "largest file that may be uploaded",
+    },
+    Setting {
+        key: "jobs.at_once",
+        env: &[],
+        flag: "",
+        kind: Kind::Number,
+        default: |_| "1".to_owned(),
+        about: "jobs that train at once, each in a process of its own",
+    },
+    Setting {
         key: "engine.isa",
         env: &["FALAJ_ISA"],
         flag: "",

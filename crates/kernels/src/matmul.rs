@@ -36,7 +36,6 @@ pub(crate) use pairs::{panel as bf16_panel, shifted_panel};
 pub(crate) use quants::Quants;
 pub(crate) use rows::{Columns, matmul_rows};
 pub(crate) use scratch::Scratch;
-#[cfg(target_arch = "x86_64")]
 pub(crate) use scratch::grown;
 
 /// What becomes of a product.

@@ -41,6 +41,10 @@ impl Ops {
         Self::new(Isa::best())
     }
 
+    pub(crate) fn table(&self) -> &'static Table {
+        self.table
+    }
+
     pub fn isa(&self) -> Isa {
         self.table.isa
     }

@@ -10,6 +10,7 @@ use crate::attention::pairs::Widened;
 use crate::attention::{AttentionArgs, SharedParts, tile};
 use crate::elementwise;
 use crate::format::Matrix;
+use crate::gemm::{self, Block, Operand};
 use crate::isa::Isa;
 use crate::matmul::{self, Columns, Scratch, panel_formats};
 use crate::norm;
@@ -42,6 +43,8 @@ pub(crate) struct Table {
     pub argmax: unsafe fn(&[f32]) -> usize,
     pub dot: unsafe fn(&[f32], &[f32]) -> f32,
     pub to_f16: unsafe fn(&[f32], &mut [u16]),
+    pub gemm_pack: unsafe fn(&Operand, Range<usize>, Range<usize>, &mut [[[u16; 2]; gemm::LANES]]),
+    pub gemm_block: unsafe fn(&Block, &mut gemm::Scratch),
 }
 
 pub(crate) fn of(isa: Isa) -> &'static Table {
@@ -102,11 +105,23 @@ macro_rules! table {
                 argmax,
                 dot,
                 to_f16,
+                gemm_pack,
+                gemm_block,
             };
 
             #$attribute
             fn attend(args: &AttentionArgs, rows: Range<usize>, kv_head: usize, scratch: &mut tile::Scratch, out: &SharedParts<f32>) {
                 tile::attend($token, Widened, args, rows, kv_head, scratch, out);
+            }
+
+            #$attribute
+            fn gemm_pack(b: &Operand, rows: Range<usize>, pairs: Range<usize>, out: &mut [[[u16; 2]; gemm::LANES]]) {
+                gemm::pack_columns(b, rows, pairs, out);
+            }
+
+            #$attribute
+            fn gemm_block(block: &Block, scratch: &mut gemm::Scratch) {
+                gemm::block($token, gemm::Multiplied, block, scratch);
             }
 
             functions! { $token, $attribute,
@@ -175,8 +190,14 @@ static AVX512_BF16: Table = {
         let (s, pairs) = unsafe { (simd::Avx512::assume(), simd::DotBf16::assume()) };
         tile::attend(s, pairs, args, rows, kv_head, scratch, out);
     }
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16")]
+    fn gemm_block(block: &Block, scratch: &mut gemm::Scratch) {
+        // SAFETY: the very features are enabled here.
+        let (s, dot) = unsafe { (simd::Avx512::assume(), simd::DotBf16::assume()) };
+        gemm::block(s, gemm::Dotted(dot), block, scratch);
+    }
     let [_, q8_0, q4_0, q4_k, q5_k, q6_k] = avx512::TABLE.panel;
-    Table { panel: [panel_bf16, q8_0, q4_0, q4_k, q5_k, q6_k], attend, ..avx512::TABLE }
+    Table { panel: [panel_bf16, q8_0, q4_0, q4_k, q5_k, q6_k], attend, gemm_block, ..avx512::TABLE }
 };
 
 /// `$base`, whose products of panels are made in tiles.

@@ -3,6 +3,7 @@
 
 mod attention;
 mod formats;
+mod gemm;
 mod matmul;
 mod random;
 mod rows;

@@ -1,0 +1,240 @@
+//! Products for training: out[i][j] (+)= Σ_k a(i, k)·b(j, k) in bf16 with sums in f32, of operands that lie in rows or transposed,
+//! so that forward (x Wᵀ), and both backward products (dy W, dyᵀ x) read what is there. Both operands are packed: b once for all
+//! threads, a block by block beside the sums (`gemm/pack.rs`); the sums are made in registers (`gemm/tile.rs`).
+//!
+//! The numerics are those of BF16 weights in `matmul.rs`: one sum per output, which begins at 0 or, with [`Then::Add`], at what is
+//! in `out`; for each pair of ks in order acc = fma(b₁, a₁, acc), then acc = fma(b₀, a₀, acc). An odd depth ends with a pair
+//! whose second half is 0. So the products of two halves of a depth added one after the other are the product of the whole, bit for
+//! bit, and nothing depends on blocks or threads.
+//! Source of the blocking: Goto and van de Geijn 2008; Van Zee and van de Geijn 2015 (BLIS).
+
+mod pack;
+mod tile;
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use crate::buffer::AlignedVec;
+use crate::matmul::{Then, grown};
+use crate::ops::{Ops, Table};
+use crate::pool::Pool;
+
+pub(crate) use pack::pack_columns;
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) use tile::Multiplied;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use tile::{Dotted, Multiplied};
+pub(crate) use tile::{Scratch, block};
+
+/// Numbers of an operand. f32 are rounded to the nearest bf16, ties to even, as they are packed.
+#[derive(Clone, Copy, Debug)]
+pub enum Values<'a> {
+    F32(&'a [f32]),
+    /// Bits of bf16.
+    Bf16(&'a [u16]),
+}
+
+/// A matrix of `rows` × `depth`, in rows or transposed.
+#[derive(Clone, Copy, Debug)]
+pub struct Operand<'a> {
+    pub values: Values<'a>,
+    pub rows: usize,
+    pub depth: usize,
+    /// Between the starts of two rows, or, where it is transposed, of two ks.
+    pub stride: usize,
+    /// Element (i, k) lies at k·stride + i instead of i·stride + k.
+    pub transposed: bool,
+}
+
+impl<'a> Operand<'a> {
+    /// (rows, depth)
+    pub fn rows(values: Values<'a>, rows: usize, depth: usize) -> Self {
+        Self { values, rows, depth, stride: depth, transposed: false }
+    }
+
+    /// Lies as (depth, rows).
+    pub fn transposed(values: Values<'a>, rows: usize, depth: usize) -> Self {
+        Self { values, rows, depth, stride: rows, transposed: true }
+    }
+
+    pub fn with_stride(self, stride: usize) -> Self {
+        Self { stride, ..self }
+    }
+
+    fn check(&self) {
+        let (lines, line) = if self.transposed { (self.depth, self.rows) } else { (self.rows, self.depth) };
+        let len = match self.values {
+            Values::F32(values) => values.len(),
+            Values::Bf16(values) => values.len(),
+        };
+        let need = if lines == 0 || line == 0 { 0 } else { (lines - 1) * self.stride + line };
+        assert!(self.stride >= line && len >= need, "an operand of {lines} × {line} at {} in {len}", self.stride);
+    }
+}
+
+/// Where a product goes: (a.rows, b.rows).
+#[derive(Debug)]
+pub enum OutValues<'a> {
+    F32(&'a mut [f32]),
+    /// Rounded to the nearest bf16, ties to even.
+    Bf16(&'a mut [u16]),
+}
+
+#[derive(Debug)]
+pub struct OutMut<'a> {
+    pub values: OutValues<'a>,
+    /// Between the starts of two rows; `None`: they touch.
+    pub stride: Option<usize>,
+}
+
+impl<'a> OutMut<'a> {
+    pub fn f32(values: &'a mut [f32]) -> Self {
+        Self { values: OutValues::F32(values), stride: None }
+    }
+
+    pub fn bf16(values: &'a mut [u16]) -> Self {
+        Self { values: OutValues::Bf16(values), stride: None }
+    }
+
+    pub fn with_stride(self, stride: usize) -> Self {
+        Self { stride: Some(stride), ..self }
+    }
+}
+
+/// Columns of b that lie side by side when packed: sixteen rows of it, one for each lane.
+pub(crate) const LANES: usize = 16;
+/// Pairs of ks whose columns of b stay in the first-level cache while rows of a pass: 3 × 8 KiB.
+const CACHED_PAIRS: usize = 128;
+/// Rows of a in a block: 48 KiB of pairs, in the second-level cache.
+const BLOCK_ROWS: usize = 96;
+/// For each thread, so that they end together.
+const TASKS_PER_THREAD: usize = 6;
+
+/// The part of a product that one task makes.
+pub(crate) struct Block<'a> {
+    pub a: &'a Operand<'a>,
+    /// (panels of 16 columns, pairs, 16) pairs of bf16
+    pub b: &'a [[[u16; 2]; LANES]],
+    pub pairs: usize,
+    /// Of a, and of b.
+    pub rows: Range<usize>,
+    pub columns: Range<usize>,
+    pub out: Target,
+    pub then: Then,
+}
+
+/// `out` as tasks see it: each writes its own rows and columns.
+#[derive(Clone, Copy)]
+pub(crate) struct Target {
+    start: TargetStart,
+    stride: usize,
+}
+
+#[derive(Clone, Copy)]
+enum TargetStart {
+    F32(*mut f32),
+    Bf16(*mut u16),
+}
+
+// SAFETY: tasks write different elements (see `Target::f32` and `Target::bf16`), all inside the buffer that `gemm` borrows.
+unsafe impl Sync for Target {}
+
+thread_local! {
+    /// b, packed, of the thread that asks for a product.
+    static PACKED: RefCell<AlignedVec<u16>> = RefCell::new(AlignedVec::new(0));
+}
+
+impl Ops {
+    /// out[i][j] = Σ_k a(i, k)·b(j, k), or the same added to `out`. Nothing is allocated once buffers have grown.
+    ///
+    /// # Panics
+    /// Where an operand or `out` is shorter than its shape, depths differ, or [`Then::Add`] goes into bf16.
+    pub fn gemm(&self, pool: &Pool, a: Operand, b: Operand, out: OutMut, then: Then) {
+        a.check();
+        b.check();
+        assert_eq!(a.depth, b.depth, "both operands have the same depth");
+        let stride = out.stride.unwrap_or(b.rows);
+        let need = if a.rows == 0 || b.rows == 0 { 0 } else { (a.rows - 1) * stride + b.rows };
+        let (start, len) = match out.values {
+            OutValues::F32(out) => (TargetStart::F32(out.as_mut_ptr()), out.len()),
+            OutValues::Bf16(out) => {
+                assert!(then == Then::Store, "sums are added in f32");
+                (TargetStart::Bf16(out.as_mut_ptr()), out.len())
+            }
+        };
+        assert!(stride >= b.rows && len >= need, "the product of {} × {} in {len}", a.rows, b.rows);
+        if need > 0 {
+            PACKED.with_borrow_mut(|packed| run(self.table(), pool, &a, &b, Target { start, stride }, then, packed));
+        }
+    }
+}
+
+fn run(table: &Table, pool: &Pool, a: &Operand, b: &Operand, out: Target, then: Then, packed: &mut AlignedVec<u16>) {
+    let pairs = a.depth.div_ceil(2);
+    let panels = b.rows.div_ceil(LANES);
+    let packed = grown(packed, panels * pairs * LANES * 2).as_chunks_mut::<2>().0.as_chunks_mut::<LANES>().0;
+    pack::pack(table, pool, b, pairs, packed);
+    let (row_blocks, column_blocks) = cut(pool.threads(), a.rows, panels);
+    let rows_each = a.rows.div_ceil(row_blocks).next_multiple_of(tile::ROWS);
+    let panels_each = panels.div_ceil(column_blocks);
+    pool.run(row_blocks * column_blocks, |task, _| {
+        let (row, column) = (task / column_blocks, task % column_blocks);
+        let rows = (row * rows_each).min(a.rows)..((row + 1) * rows_each).min(a.rows);
+        let columns = (column * panels_each * LANES).min(b.rows)..((column + 1) * panels_each * LANES).min(b.rows);
+        if rows.is_empty() || columns.is_empty() {
+            return;
+        }
+        let block = Block { a, b: packed, pairs, rows, columns, out, then };
+        // SAFETY: the table's ISA is this CPU's. No other task has these rows and columns.
+        tile::with_scratch(|scratch| unsafe { (table.gemm_block)(&block, scratch) });
+    });
+}
+
+/// Into how many blocks of rows and of columns a product is cut: rows as the cache wants them, columns so that every thread has
+/// its share even where rows are few.
+fn cut(threads: usize, rows: usize, panels: usize) -> (usize, usize) {
+    let row_blocks = rows.div_ceil(BLOCK_ROWS);
+    let wanted = if threads == 1 { 1 } else { threads * TASKS_PER_THREAD };
+    // At least three panels, which are worked on together.
+    let column_blocks = wanted.div_ceil(row_blocks).clamp(1, panels.div_ceil(3));
+    (row_blocks, column_blocks)
+}
+
+/// The pairs of a depth in parts that stay in the first-level cache, as equal as can be.
+fn parts(pairs: usize) -> impl Iterator<Item = Range<usize>> {
+    let parts = pairs.div_ceil(CACHED_PAIRS).max(1);
+    let each = pairs.div_ceil(parts);
+    (0..parts).map(move |part| (part * each).min(pairs)..((part + 1) * each).min(pairs))
+}
+
+impl Target {
+    fn is_bf16(&self) -> bool {
+        matches!(self.start, TargetStart::Bf16(_))
+    }
+
+    /// `len` sums of row `i` from column `j` on.
+    ///
+    /// # Safety
+    /// They are inside of `out`, the task's own, and no other reference to them lives.
+    unsafe fn f32<'a>(&self, i: usize, j: usize, len: usize) -> &'a mut [f32] {
+        let TargetStart::F32(start) = self.start else { unreachable!("asked for the kind that it is") };
+        // SAFETY: by the contract.
+        unsafe { std::slice::from_raw_parts_mut(start.add(i * self.stride + j), len) }
+    }
+
+    /// # Safety
+    /// As [`Target::f32`].
+    unsafe fn bf16<'a>(&self, i: usize, j: usize, len: usize) -> &'a mut [u16] {
+        let TargetStart::Bf16(start) = self.start else { unreachable!("asked for the kind that it is") };
+        // SAFETY: by the contract.
+        unsafe { std::slice::from_raw_parts_mut(start.add(i * self.stride + j), len) }
+    }
+}
+
+/// The nearest bf16, ties to even; a NaN stays one.
+#[inline(always)]
+pub(crate) fn round_bf16(value: f32) -> u16 {
+    let bits = value.to_bits();
+    let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16;
+    if value.is_nan() { ((bits >> 16) | 0x40) as u16 } else { rounded }
+}

@@ -1,0 +1,247 @@
+//! Tiles of sums in registers: rows of a times panels of b, a pair of ks at a time.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use super::pack::pack_columns;
+use super::{Block, LANES, parts, round_bf16};
+use crate::buffer::AlignedVec;
+use crate::matmul::{Then, grown};
+use crate::simd::Simd;
+
+/// Rows of a that are worked on together.
+pub(super) const ROWS: usize = 8;
+
+/// How a pair of ks is added to sixteen sums.
+pub(crate) trait Multiply<S: Simd>: Copy {
+    /// Sixteen pairs of b, ready.
+    type B: Copy;
+    fn load(self, s: S, b: &[[u16; 2]; LANES]) -> Self::B;
+    /// fma(b₀, a₀, fma(b₁, a₁, sum))
+    fn add(self, s: S, sum: S::F, b: Self::B, a: [u16; 2]) -> S::F;
+}
+
+/// Two fused multiply-adds: the specification.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Multiplied;
+
+impl<S: Simd> Multiply<S> for Multiplied {
+    type B = (S::F, S::F);
+
+    #[inline(always)]
+    fn load(self, s: S, b: &[[u16; 2]; LANES]) -> (S::F, S::F) {
+        s.bf16_pairs(bytes(b))
+    }
+    #[inline(always)]
+    fn add(self, s: S, sum: S::F, b: (S::F, S::F), a: [u16; 2]) -> S::F {
+        let [first, second] = [f32::from_bits(u32::from(a[0]) << 16), f32::from_bits(u32::from(a[1]) << 16)];
+        s.fma(b.0, s.splat(first), s.fma(b.1, s.splat(second), sum))
+    }
+}
+
+/// One instruction; numbers below 2^-126 are taken for zero.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Dotted(pub crate::simd::DotBf16);
+
+#[cfg(target_arch = "x86_64")]
+impl Multiply<crate::simd::Avx512> for Dotted {
+    type B = <crate::simd::Avx512 as Simd>::B;
+
+    #[inline(always)]
+    fn load(self, s: crate::simd::Avx512, b: &[[u16; 2]; LANES]) -> Self::B {
+        s.load_bytes(bytes(b))
+    }
+    #[inline(always)]
+    fn add(
+        self,
+        _: crate::simd::Avx512,
+        sum: <crate::simd::Avx512 as Simd>::F,
+        b: Self::B,
+        a: [u16; 2],
+    ) -> <crate::simd::Avx512 as Simd>::F {
+        self.0.add(sum, b, &a)
+    }
+}
+
+#[inline(always)]
+fn bytes(pairs: &[[u16; 2]; LANES]) -> &[u8; 64] {
+    // SAFETY: 16 × 2 × 2 bytes without padding; any bytes are bytes, and they are aligned as bytes are.
+    unsafe { &*std::ptr::from_ref(pairs).cast() }
+}
+
+/// What a thread keeps between blocks.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    /// a, packed, of a block and part of the depth: (tiles, pairs, ROWS) pairs.
+    packed: AlignedVec<u16>,
+    /// Sums that are to become bf16.
+    sums: AlignedVec<f32>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> =
+        RefCell::new(Scratch { packed: AlignedVec::new(0), sums: AlignedVec::new(0) });
+}
+
+/// Calls `f` with this thread's scratch. It stands outside of what is compiled per ISA: a closure would lose its instructions.
+pub(super) fn with_scratch(f: impl FnOnce(&mut Scratch)) {
+    SCRATCH.with_borrow_mut(f);
+}
+
+/// A block of the product, part of the depth after part.
+#[inline(always)]
+pub(crate) fn block<S: Simd, M: Multiply<S>>(s: S, multiply: M, block: &Block, scratch: &mut Scratch) {
+    let Block { rows, columns, then, .. } = block;
+    let last = parts(block.pairs).count() - 1;
+    let width = columns.len().next_multiple_of(LANES);
+    // Sums go to and fro between `out` and registers; those that end as bf16 stay beside it until the last part.
+    let sums = if block.out.is_bf16() { grown(&mut scratch.sums, rows.len() * width) } else { &mut [] };
+    for (part, pairs) in parts(block.pairs).enumerate() {
+        let tiles = rows.len().div_ceil(ROWS);
+        let packed = grown(&mut scratch.packed, tiles * pairs.len() * ROWS * 2);
+        let a = packed.as_chunks_mut::<2>().0.as_chunks_mut::<ROWS>().0;
+        for tile in 0..tiles {
+            let rows = rows.start + tile * ROWS..(rows.start + (tile + 1) * ROWS).min(rows.end);
+            pack_columns(block.a, rows, pairs.clone(), &mut a[tile * pairs.len()..][..pairs.len()]);
+        }
+        let begun = part > 0 || *then == Then::Add;
+        let place = Place { block, begun, last: part == last, width };
+        let panels = columns.start / LANES..columns.end.div_ceil(LANES);
+        let mut panel = panels.start;
+        while panel < panels.end {
+            panel += match panels.end - panel {
+                3.. if S::WIDE => rows_of::<S, M, 8, 3>(s, multiply, &place, a, &pairs, panel, sums),
+                2 if S::WIDE => rows_of::<S, M, 8, 2>(s, multiply, &place, a, &pairs, panel, sums),
+                _ if S::WIDE => rows_of::<S, M, 8, 1>(s, multiply, &place, a, &pairs, panel, sums),
+                _ => rows_of::<S, M, 4, 1>(s, multiply, &place, a, &pairs, panel, sums),
+            };
+        }
+    }
+}
+
+struct Place<'a> {
+    block: &'a Block<'a>,
+    /// There are sums to go on from.
+    begun: bool,
+    /// The sums are whole after this part.
+    last: bool,
+    /// Of a row of sums beside `out`.
+    width: usize,
+}
+
+/// All rows of the block times N panels; returns N. T rows of a tile are worked on at once.
+#[inline(always)]
+fn rows_of<S: Simd, M: Multiply<S>, const T: usize, const N: usize>(
+    s: S,
+    multiply: M,
+    place: &Place,
+    a: &[[[u16; 2]; ROWS]],
+    pairs: &Range<usize>,
+    panel: usize,
+    sums: &mut [f32],
+) -> usize {
+    let block = place.block;
+    let mut b: [&[[[u16; 2]; LANES]]; N] = [&[]; N];
+    for n in 0..N {
+        b[n] = &block.b[(panel + n) * block.pairs..][pairs.clone()];
+    }
+    let tiles = block.rows.len().div_ceil(ROWS);
+    for tile in 0..tiles {
+        let a = &a[tile * pairs.len()..][..pairs.len()];
+        let mut from = 0;
+        while from < ROWS && tile * ROWS + from < block.rows.len() {
+            let row = tile * ROWS + from;
+            let mut acc = [[s.splat(0.0); N]; T];
+            if place.begun {
+                for t in 0..T {
+                    for n in 0..N {
+                        acc[t][n] = read(s, place, row + t, panel + n, sums);
+                    }
+                }
+            }
+            multiplied::<S, M, T, N>(s, multiply, &mut acc, a, from, &b);
+            for t in 0..T {
+                for n in 0..N {
+                    write(s, place, acc[t][n], row + t, panel + n, sums);
+                }
+            }
+            from += T;
+        }
+    }
+    N
+}
+
+#[inline(always)]
+fn multiplied<S: Simd, M: Multiply<S>, const T: usize, const N: usize>(
+    s: S,
+    multiply: M,
+    acc: &mut [[S::F; N]; T],
+    a: &[[[u16; 2]; ROWS]],
+    from: usize,
+    b: &[&[[[u16; 2]; LANES]]; N],
+) {
+    let mut sums = *acc;
+    for (k, a) in a.iter().enumerate() {
+        // No closures here: they would be compiled without the instructions.
+        let mut columns = [multiply.load(s, &b[0][k]); N];
+        for n in 1..N {
+            columns[n] = multiply.load(s, &b[n][k]);
+        }
+        for t in 0..T {
+            for n in 0..N {
+                sums[t][n] = multiply.add(s, sums[t][n], columns[n], a[from + t]);
+            }
+        }
+    }
+    *acc = sums;
+}
+
+/// The sums of a row of the block with a panel, zeros beyond its edges.
+#[inline(always)]
+fn read<S: Simd>(s: S, place: &Place, row: usize, panel: usize, sums: &[f32]) -> S::F {
+    let block = place.block;
+    if row >= block.rows.len() {
+        return s.splat(0.0);
+    }
+    let column = panel * LANES;
+    if block.out.is_bf16() {
+        let at = row * place.width + column - block.columns.start;
+        return s.load(sums[at..].first_chunk().unwrap_or(&[0.0; LANES]));
+    }
+    let len = LANES.min(block.columns.end - column);
+    // SAFETY: inside the block, which no other task has.
+    let from = unsafe { block.out.f32(block.rows.start + row, column, len) };
+    match <&[f32; LANES]>::try_from(&*from) {
+        Ok(from) => s.load(from),
+        Err(_) => crate::simd::load_part(s, from),
+    }
+}
+
+#[inline(always)]
+fn write<S: Simd>(s: S, place: &Place, acc: S::F, row: usize, panel: usize, sums: &mut [f32]) {
+    let block = place.block;
+    if row >= block.rows.len() {
+        return;
+    }
+    let column = panel * LANES;
+    let len = LANES.min(block.columns.end - column);
+    if block.out.is_bf16() {
+        if place.last {
+            let mut whole = [0.0; LANES];
+            s.store(acc, &mut whole);
+            // SAFETY: inside the block, which no other task has.
+            let to = unsafe { block.out.bf16(block.rows.start + row, column, len) };
+            to.iter_mut().zip(whole).for_each(|(to, sum)| *to = round_bf16(sum));
+        } else if let Some(to) = sums[row * place.width + column - block.columns.start..].first_chunk_mut() {
+            s.store(acc, to);
+        }
+        return;
+    }
+    // SAFETY: inside the block, which no other task has.
+    let to = unsafe { block.out.f32(block.rows.start + row, column, len) };
+    match <&mut [f32; LANES]>::try_from(&mut *to) {
+        Ok(to) => s.store(acc, to),
+        Err(_) => crate::simd::store_part(s, acc, to),
+    }
+}

@@ -1,6 +1,6 @@
 //! The models on this machine: one directory each under `DATA/models`, with a manifest. Imports appear whole or not at all.
 //!
-//! **What [`Catalog::load`] re-reads.** Hashing 4 GB takes seconds, so a digest that was checked once is remembered in
+//! **What [`Catalog::load`] re-reads** (and `found.rs`, of models outside the catalog). Hashing 4 GB takes seconds, so a digest that was checked once is remembered in
 //! `.verified.json` together with the file's length, times and inode, and holds until one of them changes. This finds every
 //! accident and every write through the file system. It does not find damage below it (a rotting disk), nor an attacker who can
 //! write both the model and that file, or set the system's clock; the first is what [`Catalog::verify`] is for, the second
@@ -14,6 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::error::shown;
+use crate::files::stage_path;
 use crate::hashing::Tally;
 use crate::manifest::{Manifest, check_file};
 use crate::verified::{ModelFiles, Verified};
@@ -180,7 +181,7 @@ impl Catalog {
             return Err(ArtifactError::UnknownModel { name: shown(name) });
         }
         // The name goes first, in one step: an interrupted removal leaves no half model, only something to sweep.
-        let doomed = import::stage_path(&self.dir, import::REMOVAL);
+        let doomed = stage_path(&self.dir, import::REMOVAL);
         fs::rename(&path, &doomed).map_err(ArtifactError::io("remove", &path))?;
         fs::remove_dir_all(&doomed).map_err(ArtifactError::io("remove", &path))
     }

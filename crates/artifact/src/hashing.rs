@@ -30,6 +30,7 @@ impl<'a> Tally<'a> {
     }
 }
 
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Hashed {
     pub digest: Digest,
     pub size_bytes: u64,
@@ -73,6 +74,10 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
     pub fn of(about: &Metadata) -> Stamp {
         let modified = about.modified().map_or(Duration::ZERO, since_epoch);
         let modified_ns = u64::try_from(modified.as_nanos()).unwrap_or(u64::MAX);

@@ -15,6 +15,7 @@ mod digest;
 mod dtype;
 mod error;
 mod files;
+mod found;
 mod hashing;
 mod layout;
 mod manifest;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::shown;
 use crate::files::{is_plain_name, read_limited};
+use crate::found::Known;
 use crate::hashing::{Tally, hash_file};
 use crate::summary::Summary;
 use crate::verified::{ModelFiles, Verified};
@@ -56,20 +57,27 @@ impl Manifest {
     /// # Errors
     /// Those of [`Layout::detect`], of the files' headers and of reading.
     pub fn of(path: &Path, name: &str, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Manifest, ArtifactError> {
-        Manifest::of_layout(path, name, progress).map(|(manifest, _)| manifest)
+        Manifest::of_layout(path, name, &mut Known::default(), progress).map(|(manifest, _)| manifest)
     }
 
-    fn of_layout(
+    /// Leaves in `known` what was hashed, and does not hash what it knows.
+    pub(crate) fn of_layout(
         path: &Path,
         name: &str,
+        known: &mut Known,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<(Manifest, Layout), ArtifactError> {
         let layout = Layout::detect(path)?;
         let mut files = Vec::new();
-        let parts = parts(&layout, path)?;
-        let mut tally = Tally::new(parts.iter().map(|part| part.size_bytes).sum(), progress);
-        for part in parts {
-            let hashed = hash_file(&part.path, &part.name, &mut tally)?;
+        let parts: Vec<_> = parts(&layout, path)?.into_iter().map(|part| (known.find(&part.path), part)).collect();
+        let fresh = parts.iter().filter(|(found, _)| found.is_none());
+        let mut tally = Tally::new(fresh.map(|(_, part)| part.size_bytes).sum(), progress);
+        for (found, part) in parts {
+            let hashed = match found {
+                Some(hashed) => hashed,
+                None => hash_file(&part.path, &part.name, &mut tally)?,
+            };
+            known.remember(&part.path, &hashed);
             files.push(FileEntry { path: part.name, size_bytes: hashed.size_bytes, sha256: hashed.digest });
         }
         Ok((Manifest::new(name, &layout, Summary::of(&layout)?, files), layout))
@@ -163,21 +171,6 @@ impl Verified<ModelFiles> {
             check_file(dir, file, &mut tally)?;
         }
         Verified::files(dir, manifest.names(), manifest.digest())
-    }
-
-    /// The model at `path` as it lies there, and the manifest that was made of it in the same reading: who names the path
-    /// vouches for it, and the digest says afterwards what it was. For models outside the catalog.
-    ///
-    /// # Errors
-    /// As [`Manifest::of`].
-    pub fn as_found(
-        path: &Path,
-        name: &str,
-        progress: &mut dyn FnMut(Progress<'_>),
-    ) -> Result<(Verified<ModelFiles>, Manifest), ArtifactError> {
-        let (manifest, layout) = Manifest::of_layout(path, name, progress)?;
-        let files = ModelFiles::Disk { layout, names: manifest.names() };
-        Ok((Verified::vouched(files, manifest.digest()), manifest))
     }
 }
 

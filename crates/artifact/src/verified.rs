@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use crate::{ArtifactError, Digest, Layout};
 
-/// A `T` whose bytes matched the digests of a manifest (or of the source code, for the built-in model). Only this crate can
-/// make one.
+/// A `T` whose bytes matched the digests of a manifest (or of the source code, for the built-in model) when they were last
+/// read, since when the file system has seen no change: `catalog.rs` has the terms. Only this crate can make one.
 ///
 /// What it does not promise: that the file is still the same when it is read. A process that writes into a mapped file while
 /// it is served changes what is served; keep the catalog writable for its owner only.

@@ -5,11 +5,10 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{Catalog, MANIFEST, Stamps};
 use crate::error::shown;
+use crate::files::{put, stage_path};
 use crate::hashing::{Stamp, Tally, hash_file};
 use crate::manifest::{FileEntry, Manifest, Part, parts};
 use crate::summary::Summary;
@@ -166,14 +165,6 @@ impl Drop for Stage {
     }
 }
 
-/// A path that nobody has: names begin with a dot, which no model's does.
-pub(super) fn stage_path(catalog: &Path, prefix: &str) -> PathBuf {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let now_ns = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
-    catalog.join(format!("{prefix}{}-{now_ns}-{count}", std::process::id()))
-}
-
 /// Removes what dead processes left. An import that is under way holds its lock and is let alone.
 pub(super) fn sweep(catalog: &Path) -> Result<(), ArtifactError> {
     for entry in fs::read_dir(catalog).map_err(ArtifactError::io("list", catalog))? {
@@ -193,12 +184,6 @@ pub(super) fn sweep(catalog: &Path) -> Result<(), ArtifactError> {
         }
     }
     Ok(())
-}
-
-/// Writes a file that is complete or absent after a crash of the machine.
-pub(super) fn put(path: &Path, bytes: &[u8]) -> Result<(), ArtifactError> {
-    let mut file = File::create_new(path).map_err(ArtifactError::io("create", path))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(ArtifactError::io("write", path))
 }
 
 /// Makes names durable. Some systems cannot sync a directory; there the file system's own order must do.

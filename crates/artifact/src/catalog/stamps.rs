@@ -7,9 +7,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::import::{put, stage_path};
 use crate::Digest;
-use crate::files::read_limited;
+use crate::files::{read_limited, replace};
 use crate::hashing::Stamp;
 use crate::manifest::FileEntry;
 
@@ -39,12 +38,8 @@ impl Stamps {
 
     /// Best effort: a catalog on read-only storage works, only slower.
     pub fn write(&self, dir: &Path) {
-        let fresh = stage_path(dir, ".stamps-");
         let Ok(json) = serde_json::to_vec(self) else { return };
-        let renamed = put(&fresh, &json).is_ok() && fs::rename(&fresh, dir.join(FILE)).is_ok();
-        if !renamed {
-            let _ = fs::remove_file(&fresh);
-        }
+        replace(&dir.join(FILE), &json);
     }
 }
 

@@ -283,6 +283,65 @@ fn a_models_digest_is_what_sha256sum_would_say() {
 }
 
 #[test]
+fn a_model_outside_the_catalog_is_read_again_only_when_it_was_touched() {
+    let (_, models, source) = workspace();
+    let (hf, memory) = (source.join("hf"), models.join("digests.json"));
+    let found = |path: &Path| {
+        let mut read = 0;
+        let found = Verified::as_found_before(path, "x", &memory, &mut |progress| read = progress.done_bytes);
+        let (files, manifest) = found.unwrap();
+        let (fresh, all) = Verified::as_found(path, "x", &mut |_| ()).unwrap();
+        assert_eq!((files.digest(), files.layout(), manifest.files), (fresh.digest(), fresh.layout(), all.files));
+        read
+    };
+    let total = Manifest::of(&hf, "x", &mut |_| ()).unwrap().size_bytes();
+    assert_eq!(found(&hf), total);
+    // A fresh file's clock must tick before its digest is remembered; hash until it has.
+    while found(&hf) > 0 {}
+    assert_eq!(found(&hf), 0);
+    fs::write(hf.join("tokenizer.json"), "[]").unwrap();
+    assert_eq!(found(&hf), 2);
+    // Another file of the same length, times and all: only the change time and the inode tell.
+    let (old, new) = (hf.join("config.json"), hf.join("other.json"));
+    let about = fs::metadata(&old).unwrap();
+    let text = fs::read_to_string(&old).unwrap();
+    fs::write(&new, text.replace("Mistral", "Another")).unwrap();
+    fs::File::options().write(true).open(&new).unwrap().set_modified(about.modified().unwrap()).unwrap();
+    fs::rename(&new, &old).unwrap();
+    assert!(found(&hf) >= about.len());
+    while found(&hf) > 0 {}
+    // A damaged memory is no memory; one that cannot be written costs time only.
+    fs::write(&memory, "{\"files\":{").unwrap();
+    assert_eq!(found(&hf), total);
+    fs::remove_file(&memory).unwrap();
+    fs::create_dir(&memory).unwrap();
+    assert_eq!(found(&hf), total);
+    assert_eq!(found(&hf), total);
+    let left = |entry: fs::DirEntry| entry.file_name().into_string().unwrap();
+    assert_eq!(fs::read_dir(&models).unwrap().map(|entry| left(entry.unwrap())).collect::<Vec<_>>(), ["digests.json"]);
+}
+
+#[test]
+fn a_memory_of_digests_forgets_files_that_are_gone() {
+    let (_, models, source) = workspace();
+    let (memory, first, second) = (models.join("digests.json"), source.join("model.gguf"), source.join("second.gguf"));
+    fs::copy(&first, &second).unwrap();
+    let found = |path: &Path| {
+        let mut read = 0;
+        Verified::as_found_before(path, "x", &memory, &mut |progress| read = progress.done_bytes).unwrap();
+        read
+    };
+    while found(&first) > 0 {}
+    while found(&second) > 0 {}
+    assert_eq!(found(&first), 0, "the second has not pushed the first out");
+    fs::remove_file(&first).unwrap();
+    fs::write(&second, gguf()).unwrap();
+    while found(&second) > 0 {}
+    let text = fs::read_to_string(&memory).unwrap();
+    assert!(text.contains("second.gguf") && !text.contains("model.gguf"), "{text}");
+}
+
+#[test]
 fn the_built_in_model_must_have_the_expected_digest() {
     static BYTES: &[u8] = b"GGUF, in spirit";
     let files = Verified::embedded(BYTES, Digest::of(BYTES)).unwrap();

@@ -20,6 +20,7 @@ fn main() {
 
     let start = Instant::now();
     let file = MappedFile::open(path.as_ref()).expect("the file can be mapped");
+    file.advise_needed();
     file.advise_sequential();
     let bytes = format.row_bytes(COLS).expect("2,048 values are whole blocks") * ROWS;
     let out_bytes = Panels::bytes_for(format, ROWS, COLS).expect("a format with panels");

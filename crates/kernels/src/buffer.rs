@@ -8,8 +8,8 @@ use std::ptr::NonNull;
 
 use memmap2::MmapMut;
 
-/// A fixed number of `T`, zeroed at creation, 64-byte aligned; from 2 MiB on 2 MiB-aligned, and then it takes memory only
-/// as it is first written or read.
+/// A fixed number of `T`, zeroed at creation, 64-byte aligned; from 2 MiB on 2 MiB-aligned. From 256 KiB on it takes memory
+/// only as it is first written or read: the first 2 MiB page by page, what follows in huge pages.
 pub struct AlignedVec<T: Pod> {
     // INVARIANT: `start` is valid for `len` initialised values and lies in `pages`, or without that was allocated with
     // `layout(len)`, unless len is 0.
@@ -22,6 +22,8 @@ pub struct AlignedVec<T: Pod> {
 pub trait Pod: sealed::Sealed + Copy + Send + Sync + 'static {}
 
 const ALIGN: usize = 64;
+/// From here on the system is asked. The allocator clears aligned memory by writing it, used or not.
+const LAZY: usize = 256 << 10;
 /// A huge page of x86-64, and of aarch64 with 4 KiB pages.
 const HUGE: usize = 2 << 20;
 
@@ -33,8 +35,8 @@ impl<T: Pod> AlignedVec<T> {
             return Self { start: NonNull::dangling(), len, pages: None };
         }
         let layout = Self::layout(len);
-        if layout.size() >= HUGE {
-            let Some((start, pages)) = huge_pages(layout.size()) else { handle_alloc_error(layout) };
+        if layout.size() >= LAZY {
+            let Some((start, pages)) = system_pages(layout.size()) else { handle_alloc_error(layout) };
             return Self { start: start.cast(), len, pages: Some(pages) };
         }
         // SAFETY: the layout's size is not zero, since len > 0 and no Pod type is zero-sized.
@@ -109,16 +111,25 @@ unsafe impl<T: Pod> Send for AlignedVec<T> {}
 // SAFETY: shared access only reads, and every Pod is Sync.
 unsafe impl<T: Pod> Sync for AlignedVec<T> {}
 
-/// Zeroed memory of `bytes` (2 MiB or more) from the system, and its start. Only address space until it is touched.
-fn huge_pages(bytes: usize) -> Option<(NonNull<u8>, MmapMut)> {
+/// Zeroed memory of `bytes` from the system, and its start. Only address space until it is touched.
+fn system_pages(bytes: usize) -> Option<(NonNull<u8>, MmapMut)> {
+    crate::allocations::count();
+    if bytes < HUGE {
+        let mut pages = MmapMut::map_anon(bytes).ok()?;
+        return Some((NonNull::new(pages.as_mut_ptr())?, pages));
+    }
     let mut pages = MmapMut::map_anon(bytes.checked_add(HUGE)?).ok()?;
     let offset = pages.as_ptr().align_offset(HUGE);
     let start = NonNull::new(pages.get_mut(offset..offset + bytes)?.as_mut_ptr())?;
     #[cfg(target_os = "linux")]
     {
-        // Only the huge pages that lie wholly inside: the last piece must not cost 2 MiB for a few bytes. A system
-        // without huge pages refuses, which costs speed and nothing else.
-        let _ = pages.advise_range(memmap2::Advice::HugePage, offset, bytes / HUGE * HUGE);
+        // Not the first 2 MiB: a cache for long contexts, or a buffer for many rows, has one such buffer for each layer or
+        // step, of which a short request uses the beginning only; clearing 2 MiB of each would be most of its time. And only
+        // huge pages that lie wholly inside: the last piece must not cost 2 MiB for a few bytes. A system without huge
+        // pages refuses, which costs speed and nothing else.
+        if let Some(huge) = (bytes / HUGE * HUGE).checked_sub(HUGE).filter(|&huge| huge > 0) {
+            let _ = pages.advise_range(memmap2::Advice::HugePage, offset + HUGE, huge);
+        }
         interleave(start, bytes);
     }
     Some((start, pages))
@@ -168,7 +179,7 @@ pub(crate) mod tests {
 
     #[test]
     fn is_zeroed_aligned_and_cloned_by_value() {
-        for len in [0, 1, 3, 16, 1000, HUGE / 4 - 1, HUGE / 4, HUGE / 2 + 5] {
+        for len in [0, 1, 3, 16, 1000, LAZY / 4 - 1, LAZY / 4, HUGE / 4 - 1, HUGE / 4, HUGE / 2 + 5] {
             let mut buffer = AlignedVec::<f32>::new(len);
             assert_eq!(buffer.len(), len);
             assert!(buffer.iter().all(|&v| v == 0.0));
@@ -199,6 +210,11 @@ pub(crate) mod tests {
         assert!(!in_memory(&buffer[2 * HUGE]));
         // The end that fills no huge page is in small ones.
         assert!(in_memory(&buffer[4 * HUGE + 99]));
+        // So is the beginning: what uses little of a large buffer pays for little.
+        assert!(!in_memory(&buffer[64 * 1024]));
+        let mut smaller = AlignedVec::<u8>::new(LAZY);
+        smaller[0] = 1;
+        assert!(in_memory(&smaller[0]) && !in_memory(&smaller[LAZY - 1]));
     }
 
     #[cfg(target_os = "linux")]

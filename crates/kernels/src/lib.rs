@@ -32,7 +32,7 @@ mod softmax;
 mod topology;
 
 pub use activations::{ActivationKind, Activations};
-pub use allocations::CountingAllocator;
+pub use allocations::{CountingAllocator, trim_heap};
 pub use attention::page::{PAGE_TOKENS, StoreArgs};
 pub use attention::{AttentionArgs, AttentionRow, KvFormat, KvView};
 pub use buffer::{AlignedVec, Pod};

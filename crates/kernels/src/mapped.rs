@@ -30,15 +30,21 @@ impl MappedFile {
         Ok(Self { map: Some(map) })
     }
 
-    /// Says that the whole file will be read once, from front to back: the system reads it ahead from the disk. A hint,
-    /// which some systems do not take.
+    /// Says that the whole file will be read soon: the system begins to read it from the disk, which takes no memory of this
+    /// process yet. A hint, as the next one, which some systems do not take.
+    pub fn advise_needed(&self) {
+        #[cfg(unix)]
+        if let Some(map) = &self.map {
+            let _ = map.advise(memmap2::Advice::WillNeed);
+        }
+    }
+
+    /// Says that it will be read once, from front to back. Not for bytes that stay in use: when memory is short, the system
+    /// takes these pages first, however often they are read.
     pub fn advise_sequential(&self) {
         #[cfg(unix)]
         if let Some(map) = &self.map {
-            // The second begins to read at once, but takes no memory of this process yet.
-            for advice in [memmap2::Advice::Sequential, memmap2::Advice::WillNeed] {
-                let _ = map.advise(advice);
-            }
+            let _ = map.advise(memmap2::Advice::Sequential);
         }
     }
 
@@ -85,6 +91,7 @@ mod tests {
         std::fs::write(&path, b"").unwrap();
         let empty = MappedFile::open(&path).unwrap();
         assert!(empty.is_empty());
+        empty.advise_needed();
         empty.advise_sequential();
         empty.release(0..0);
         std::fs::remove_file(&path).unwrap();
@@ -101,6 +108,7 @@ mod tests {
         let file = MappedFile::open(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         let pages = |range: Range<usize>| range.step_by(4096).filter(|&at| in_memory(&file[at])).count();
+        file.advise_needed();
         file.advise_sequential();
         assert_eq!(file[..], bytes[..]);
         assert_eq!(pages(0..1 << 20), 256);

@@ -64,6 +64,10 @@ impl Source {
         let gguf = Gguf::parse(&file)?;
         let config = Config::from_gguf(&gguf)?;
         let packed = gguf.get("general.architecture")? == Some(PACKED_ARCHITECTURE);
+        // Panels are used where they lie, for as long as the model is.
+        if !packed {
+            file.read_once();
+        }
         let mut tensors = Tensors::new(packed);
         tensors.add(&file, gguf.tensors)?;
         Ok(Self { config, naming: Naming::Gguf, tensors })
@@ -73,6 +77,7 @@ impl Source {
         let mut tensors = Tensors::new(false);
         for path in layout.weights() {
             let file = map(path)?;
+            file.read_once();
             let index = SafetensorsIndex::parse(&file)?;
             tensors.add(&file, index.tensors)?;
         }
@@ -127,7 +132,7 @@ impl Config {
 
 pub(crate) fn map(path: &Path) -> Result<SharedBytes, ModelError> {
     let file = MappedFile::open(path).map_err(|source| ModelError::Io { path: path.to_path_buf(), source })?;
-    file.advise_sequential();
+    file.advise_needed();
     Ok(SharedBytes::mapped(file))
 }
 

@@ -42,6 +42,13 @@ impl SharedBytes {
         Some(Self { owner: self.owner.clone(), range: start..start + range.len() })
     }
 
+    /// Says that a file's bytes will be read once, from front to back. Nothing happens where they are not a file's.
+    pub fn read_once(&self) {
+        if let Owner::File(file) = &self.owner {
+            file.advise_sequential();
+        }
+    }
+
     /// Gives back the memory that a file's bytes take in this process: for those that have been copied in another form.
     /// Reading them again stays allowed. Nothing happens where they are not a file's.
     pub fn release(&self) {
@@ -82,6 +89,7 @@ mod tests {
         assert_eq!(&*middle.slice(1..3).unwrap(), [3, 4]);
         assert!(middle.slice(0..4).is_none());
         assert!(middle.slice(3..3).unwrap().is_empty());
+        middle.read_once();
         middle.release();
         assert_eq!(&*middle, [2, 3, 4]);
     }
@@ -92,6 +100,7 @@ mod tests {
         std::fs::write(&path, b"water").unwrap();
         let bytes = SharedBytes::mapped(MappedFile::open(&path).unwrap()).slice(1..4).unwrap();
         std::fs::remove_file(&path).unwrap();
+        bytes.read_once();
         bytes.release();
         assert_eq!(&*bytes, b"ate");
     }

@@ -5,6 +5,7 @@ mod size;
 
 use crate::builtin;
 use crate::config::Config;
+use crate::data_dir;
 use crate::failure::{Failure, Outcome};
 use crate::outline::{Outline, builtin_manifest};
 use crate::progress::Bar;
@@ -12,13 +13,16 @@ use crate::words::Word;
 use falaj_artifact::gguf::Gguf;
 use falaj_artifact::{Catalog, Layout, Manifest, ModelFiles, Verified};
 use falaj_engine::Engine;
+use falaj_kernels::trim_heap;
 use falaj_model::LoadOptions;
 use falaj_server::{Facts, LoadError, Loader, Served};
 use falaj_text::ModelText;
 use std::collections::{BTreeMap, HashMap};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 pub use size::Size;
 
@@ -93,14 +97,26 @@ fn load_unless(config: &Config, place: &Place, cancelled: &AtomicBool) -> Outcom
         true => Err(Failure::new(Word::ModelLoadCancelled.text())),
         false => Ok(()),
     };
+    let mut watch = Stopwatch::start();
     let (files, manifest) = verified(config, place)?;
+    let digests = watch.lap();
     go_on()?;
-    let text = text(&files).map_err(|failure| failure.while_doing(&format!("`{id}`")))?;
-    let model = falaj_model::load(&files, LoadOptions { isa: Some(config.engine.isa), ..LoadOptions::default() })
-        .map_err(|error| Failure::from(error).while_doing(&format!("`{id}`")))?;
+    // Beside each other: a large vocabulary takes one core as long as the weights take all.
+    let (words, model) = std::thread::scope(|scope| {
+        let words = scope.spawn(|| Ok::<_, Failure>((text(&files)?, outline(&files)?)));
+        let options = LoadOptions { isa: Some(config.engine.isa), ..LoadOptions::default() };
+        let model = falaj_model::load(&files, options);
+        (words.join().unwrap_or_else(|panic| resume_unwind(panic)), model)
+    });
+    let (text, outline) = words.map_err(|failure| failure.while_doing(&format!("`{id}`")))?;
+    let model = model.map_err(|error| Failure::from(error).while_doing(&format!("`{id}`")))?;
+    let weights = watch.lap();
+    // Reading a vocabulary leaves several times what it keeps.
+    trim_heap();
     go_on()?;
     let engine = Engine::start(Arc::new(model), config.engine.options.clone())?;
-    let card = facts(config, &manifest, &outline(&files)?);
+    tracing::info!(model = id, ?digests, weights_and_text = ?weights, engine = ?watch.lap(), "loaded");
+    let card = facts(config, &manifest, &outline);
     let facts = Facts {
         description: card.description,
         owned_by: card.owned_by,
@@ -110,6 +126,20 @@ fn load_unless(config: &Config, place: &Place, cancelled: &AtomicBool) -> Outcom
         ..Facts::of(id, &text, engine.context_tokens())
     };
     Ok(Served::new(facts, text, engine))
+}
+
+/// Times one stage after the other.
+struct Stopwatch(Instant);
+
+impl Stopwatch {
+    fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    fn lap(&mut self) -> Duration {
+        let now = Instant::now();
+        now - std::mem::replace(&mut self.0, now)
+    }
 }
 
 /// The files of a model, each of which has the digest that was recorded for it, or was found just now.
@@ -125,7 +155,10 @@ pub fn verified(config: &Config, place: &Place) -> Outcome<(Verified<ModelFiles>
         Place::Path(path) => {
             // Nobody vouched for these files but whoever named them; their digests are what the answer came from.
             let bar = Bar::new(&Word::ModelHashing.with(&[&path.display().to_string()]));
-            Ok(Verified::as_found(path, &place.id(), &mut |progress| bar.show(&progress))?)
+            // Digests are remembered where there is a place for it; without one the model is only slower to start.
+            let _ = data_dir::create(&config.data);
+            let memory = config.data.join("digests.json");
+            Ok(Verified::as_found_before(path, &place.id(), &memory, &mut |progress| bar.show(&progress))?)
         }
     }
 }

@@ -50,7 +50,7 @@ fn shape(ops: &Ops, pool: &Pool, format: Format, n: usize, k: usize, rows: &[usi
         let x = row.repeat(m);
         let mut activations = Activations::new(m, k);
         activations.set(ops, pool, &x, m, k, ActivationKind::for_format(format));
-        let mut out = vec![0.0; m * n];
+        let mut out = AlignedVec::<f32>::new(m * n);
         // A few weights are enough where they are computed with longer than they are read.
         let copies = if m < 64 { copies } else { 2 };
         let mut times = Vec::new();

@@ -9,6 +9,8 @@ pub enum Isa {
     Scalar,
     /// AVX2 with FMA and F16C (Haswell and Zen, 2013 on).
     Avx2,
+    /// AVX2 with AVX-VNNI: one instruction for products of bytes (Alder Lake, 2021 on, and Zen 5).
+    Avx2Vnni,
     /// AVX-512 F, BW, VL, DQ and VNNI (Ice Lake and Zen 4, 2019 on).
     Avx512,
     /// AVX-512 with AMX: tiles of bytes and bf16 (Sapphire Rapids, 2023 on), where the system grants them.
@@ -16,7 +18,7 @@ pub enum Isa {
 }
 
 impl Isa {
-    const ALL: [Isa; 4] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Amx];
+    const ALL: [Isa; 5] = [Isa::Scalar, Isa::Avx2, Isa::Avx2Vnni, Isa::Avx512, Isa::Amx];
 
     /// The widest that this CPU runs.
     pub fn best() -> Self {
@@ -28,7 +30,7 @@ impl Isa {
         Self::ALL.into_iter().filter(|isa| isa.is_available()).collect()
     }
 
-    /// `scalar`, `avx2`, `avx512` or `amx`.
+    /// `scalar`, `avx2`, `avx2vnni`, `avx512` or `amx`.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|isa| isa.name() == name)
     }
@@ -37,6 +39,7 @@ impl Isa {
         match self {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
+            Isa::Avx2Vnni => "avx2vnni",
             Isa::Avx512 => "avx512",
             Isa::Amx => "amx",
         }
@@ -49,6 +52,7 @@ impl Isa {
         match self {
             Isa::Scalar => true,
             Isa::Avx2 => avx2(),
+            Isa::Avx2Vnni => avx2() && is_x86_feature_detected!("avxvnni"),
             Isa::Avx512 => {
                 avx2()
                     && is_x86_feature_detected!("avx512f")

@@ -14,6 +14,8 @@
 
 mod blocks;
 mod float;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod halves;
 mod pairs;
 mod quants;
 mod rows;

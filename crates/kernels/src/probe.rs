@@ -153,9 +153,7 @@ mod x86 {
         let kind = match isa {
             _ if isa > Isa::Avx512 => Kind { instruction: "tdpbssd", ops: 4 * 16 * 16 * 64 * 2, run: amx_int8 },
             Isa::Avx512 => Kind { instruction: "vpdpbusd zmm", ops: 12 * 64 * 2, run: vnni_512 },
-            _ if is_x86_feature_detected!("avxvnni") => {
-                Kind { instruction: "vpdpbusd ymm", ops: 12 * 32 * 2, run: vnni_256 }
-            }
+            Isa::Avx2Vnni => Kind { instruction: "vpdpbusd ymm", ops: 12 * 32 * 2, run: vnni_256 },
             _ => Kind { instruction: "vpmaddubsw ymm", ops: 10 * 32 * 2, run: maddubs_256 },
         };
         measure(pool, &kind)
@@ -163,7 +161,9 @@ mod x86 {
 
     pub(super) fn f32(pool: &Pool, isa: Isa) -> Peak {
         let kind = match isa {
-            Isa::Scalar | Isa::Avx2 => Kind { instruction: "vfmadd231ps ymm", ops: 12 * 8 * 2, run: fma_256 },
+            Isa::Scalar | Isa::Avx2 | Isa::Avx2Vnni => {
+                Kind { instruction: "vfmadd231ps ymm", ops: 12 * 8 * 2, run: fma_256 }
+            }
             _ => Kind { instruction: "vfmadd231ps zmm", ops: 12 * 16 * 2, run: fma_512 },
         };
         measure(pool, &kind)
@@ -171,7 +171,7 @@ mod x86 {
 
     pub(super) fn bf16(pool: &Pool, isa: Isa) -> Option<Peak> {
         let kind = match isa {
-            Isa::Scalar | Isa::Avx2 => None,
+            Isa::Scalar | Isa::Avx2 | Isa::Avx2Vnni => None,
             _ if isa > Isa::Avx512 => Some(Kind { instruction: "tdpbf16ps", ops: 4 * 16 * 16 * 32 * 2, run: amx_bf16 }),
             _ => is_x86_feature_detected!("avx512bf16").then_some(Kind {
                 instruction: "vdpbf16ps zmm",

@@ -156,7 +156,7 @@ pub const SETTINGS: &[Setting] = &[
         flag: "",
         kind: Kind::Text,
         default: |_| "auto".to_owned(),
-        about: "instruction set: auto, scalar, avx2, avx512, amx",
+        about: "instruction set: auto, scalar, avx2, avx2vnni, avx512, amx",
     },
     Setting {
         key: "engine.threads",

@@ -58,7 +58,9 @@ pub(crate) fn of(isa: Isa) -> &'static Table {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => &avx512::TABLE,
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => &avx2::TABLE,
+        Isa::Avx2Vnni => &halves_vnni::TABLE,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => &halves::TABLE,
         _ => &scalar::TABLE,
     }
 }
@@ -168,6 +170,48 @@ table!(
     [target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 );
 
+/// AVX2, whose panels of quantised weights are multiplied by halves.
+#[cfg(target_arch = "x86_64")]
+macro_rules! halves_table {
+    ($module:ident, $isa:expr, $token:expr, $attribute:tt) => {
+        mod $module {
+            use super::*;
+
+            pub(super) static TABLE: Table = Table {
+                isa: $isa,
+                panel: [avx2::TABLE.panel[0], q8_0, q4_0, q4_k, q5_k, q6_k],
+                ..avx2::TABLE
+            };
+
+            halves_table! { $token, $attribute, q8_0 = Q8_0, q4_0 = Q4_0, q4_k = Q4_K, q5_k = Q5_K, q6_k = Q6_K }
+        }
+    };
+    ($token:expr, $attribute:tt, $($name:ident = $format:ident),*) => {
+        $(
+            #$attribute
+            fn $name(panel: &[u8], x: &Activations, rows: Range<usize>, scratch: &mut Scratch, tile: &mut [[f32; 16]]) {
+                matmul::halves::panel::<_, panel_formats::$format>($token, panel, x, rows, scratch, tile);
+            }
+        )*
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+halves_table!(
+    halves,
+    Isa::Avx2,
+    // SAFETY: the function around this enables the very features, so its caller has promised that the CPU has them.
+    (unsafe { simd::Avx2::assume() }, matmul::halves::Pairs16),
+    [target_feature(enable = "avx2,fma,f16c")]
+);
+#[cfg(target_arch = "x86_64")]
+halves_table!(
+    halves_vnni,
+    Isa::Avx2Vnni,
+    // SAFETY: as above.
+    unsafe { (simd::Avx2::assume(), matmul::halves::Vnni::assume()) },
+    [target_feature(enable = "avx2,fma,f16c,avxvnni")]
+);
 /// AVX-512 where its pairs of bf16 are fast: AMD's. Intel runs them at half the rate of two fused multiply-adds, in which the
 /// other table has the same bits.
 #[cfg(target_arch = "x86_64")]

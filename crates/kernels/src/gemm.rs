@@ -208,6 +208,14 @@ fn parts(pairs: usize) -> impl Iterator<Item = Range<usize>> {
 }
 
 impl Target {
+    pub(crate) fn f32_at(start: *mut f32, stride: usize) -> Self {
+        Self { start: TargetStart::F32(start), stride }
+    }
+
+    pub(crate) fn bf16_at(start: *mut u16, stride: usize) -> Self {
+        Self { start: TargetStart::Bf16(start), stride }
+    }
+
     fn is_bf16(&self) -> bool {
         matches!(self.start, TargetStart::Bf16(_))
     }

@@ -30,6 +30,7 @@ mod rope;
 mod simd;
 mod softmax;
 mod topology;
+mod training;
 
 pub use activations::{ActivationKind, Activations};
 pub use allocations::{CountingAllocator, trim_heap};
@@ -47,3 +48,4 @@ pub use ops::Ops;
 pub use panels::{Panels, WeightView};
 pub use pool::Pool;
 pub use rope::RopeLayout;
+pub use training::{AdamStep, Heads, RopeTable};

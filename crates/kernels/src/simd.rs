@@ -116,6 +116,11 @@ pub(crate) trait Simd: Copy {
     fn keep_from(self, v: Self::F, x: Self::F, bound: Self::F) -> Self::F;
     /// To the nearest bf16, ties to even. A NaN with all bits set may become another value.
     fn round_bf16(self, v: Self::F) -> Self::F;
+    /// The bits of sixteen bf16.
+    fn load_bf16(self, from: &[u16; 16]) -> Self::F;
+    /// Rounded as [`Simd::round_bf16`] does.
+    fn store_bf16(self, v: Self::F, to: &mut [u16; 16]);
+    fn sqrt(self, a: Self::F) -> Self::F;
 }
 
 /// Up to sixteen values, then zeros.
@@ -131,5 +136,21 @@ pub(crate) fn load_part<S: Simd>(s: S, from: &[f32]) -> S::F {
 pub(crate) fn store_part<S: Simd>(s: S, v: S::F, to: &mut [f32]) {
     let mut padded = [0.0; LANES];
     s.store(v, &mut padded);
+    to.copy_from_slice(&padded[..to.len()]);
+}
+
+/// Up to sixteen values of bf16, then zeros.
+#[inline(always)]
+pub(crate) fn load_bf16_part<S: Simd>(s: S, from: &[u16]) -> S::F {
+    let mut padded = [0; LANES];
+    padded[..from.len()].copy_from_slice(from);
+    s.load_bf16(&padded)
+}
+
+/// The first `to.len()` (at most sixteen) lanes, rounded to bf16.
+#[inline(always)]
+pub(crate) fn store_bf16_part<S: Simd>(s: S, v: S::F, to: &mut [u16]) {
+    let mut padded = [0; LANES];
+    s.store_bf16(v, &mut padded);
     to.copy_from_slice(&padded[..to.len()]);
 }

@@ -71,7 +71,7 @@ fn bytes(pairs: &[[u16; 2]; LANES]) -> &[u8; 64] {
 }
 
 /// What a thread keeps between blocks.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Scratch {
     /// a, packed, of a block and part of the depth: (tiles, pairs, ROWS) pairs.
     packed: AlignedVec<u16>,
@@ -80,8 +80,7 @@ pub(crate) struct Scratch {
 }
 
 thread_local! {
-    static SCRATCH: RefCell<Scratch> =
-        RefCell::new(Scratch { packed: AlignedVec::new(0), sums: AlignedVec::new(0) });
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 /// Calls `f` with this thread's scratch. It stands outside of what is compiled per ISA: a closure would lose its instructions.

@@ -17,6 +17,7 @@ use crate::norm;
 use crate::rope::{self, RopeLayout};
 use crate::simd;
 use crate::softmax;
+use crate::training::{self, AdamStep, Attention, AttentionScratch, Outputs, Part};
 
 /// Entries are unsafe to call only in that the CPU must have `isa`.
 #[expect(clippy::type_complexity, reason = "these are the functions' own signatures")]
@@ -43,6 +44,16 @@ pub(crate) struct Table {
     pub argmax: unsafe fn(&[f32]) -> usize,
     pub dot: unsafe fn(&[f32], &[f32]) -> f32,
     pub to_f16: unsafe fn(&[f32], &mut [u16]),
+    pub to_bf16: unsafe fn(&[f32], &mut [u16]),
+    pub norm_forward: unsafe fn(&[f32], &[f32], f32, &mut [u16]) -> f32,
+    pub norm_backward: unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]),
+    pub norm_weights: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
+    pub swiglu_forward: unsafe fn(&[u16], &[u16], &mut [u16]),
+    pub swiglu_backward: unsafe fn(&[u16], &[u16], &[f32], &mut [u16], &mut [u16]),
+    pub cross_entropy: unsafe fn(&[f32], usize, f32, &mut [f32], &mut [u16]) -> (f32, bool),
+    pub adamw: unsafe fn(&mut [f32], &[f32], &mut [f32], &mut [f32], &AdamStep),
+    pub attention_forward: unsafe fn(&Attention, &Part, *mut u16, *mut f32, &mut AttentionScratch),
+    pub attention_backward: unsafe fn(&Attention, &Outputs, &Part, *mut f32, &mut AttentionScratch),
     pub gemm_pack: unsafe fn(&Operand, Range<usize>, Range<usize>, &mut [[[u16; 2]; gemm::LANES]]),
     pub gemm_block: unsafe fn(&Block, &mut gemm::Scratch),
 }
@@ -107,6 +118,16 @@ macro_rules! table {
                 argmax,
                 dot,
                 to_f16,
+                to_bf16,
+                norm_forward,
+                norm_backward,
+                norm_weights,
+                swiglu_forward,
+                swiglu_backward,
+                cross_entropy,
+                adamw,
+                attention_forward,
+                attention_backward,
                 gemm_pack,
                 gemm_block,
             };
@@ -119,6 +140,20 @@ macro_rules! table {
             #$attribute
             fn gemm_pack(b: &Operand, rows: Range<usize>, pairs: Range<usize>, out: &mut [[[u16; 2]; gemm::LANES]]) {
                 gemm::pack_columns(b, rows, pairs, out);
+            }
+
+            #$attribute
+            fn attention_forward(args: &Attention, part: &Part, o: *mut u16, lse: *mut f32, scratch: &mut AttentionScratch) {
+                let s = $token;
+                // SAFETY: the contract of the entry is that of the function.
+                unsafe { training::forward(s, args, part, o, lse, scratch) }
+            }
+
+            #$attribute
+            fn attention_backward(args: &Attention, outputs: &Outputs, part: &Part, dqkv: *mut f32, scratch: &mut AttentionScratch) {
+                let s = $token;
+                // SAFETY: the contract of the entry is that of the function.
+                unsafe { training::backward(s, args, outputs, part, dqkv, scratch) }
             }
 
             #$attribute
@@ -147,6 +182,14 @@ macro_rules! table {
                 argmax = softmax::argmax, (x: &[f32]) -> usize;
                 dot = elementwise::dot, (a: &[f32], b: &[f32]) -> f32;
                 to_f16 = elementwise::to_f16, (x: &[f32], out: &mut [u16]);
+                to_bf16 = training::to_bf16, (x: &[f32], out: &mut [u16]);
+                norm_forward = training::norm_forward, (x: &[f32], w: &[f32], eps: f32, out: &mut [u16]) -> f32;
+                norm_backward = training::norm_backward, (dy: &[f32], x: &[f32], w: &[f32], rstd: f32, dx: &mut [f32]);
+                norm_weights = training::norm_weights, (dy: &[f32], x: &[f32], rstd: f32, dw: &mut [f32]);
+                swiglu_forward = training::swiglu_forward, (gate: &[u16], up: &[u16], out: &mut [u16]);
+                swiglu_backward = training::swiglu_backward, (gate: &[u16], up: &[u16], da: &[f32], dgate: &mut [u16], dup: &mut [u16]);
+                cross_entropy = training::cross_entropy, (logits: &[f32], target: usize, weight: f32, exps: &mut [f32], slopes: &mut [u16]) -> (f32, bool);
+                adamw = training::adamw, (p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], step: &AdamStep);
             }
         }
     };

@@ -333,6 +333,28 @@ impl Simd for Avx2 {
     fn round_bf16(self, v: F) -> F {
         unsafe { [round_bf16_half(v[0]), round_bf16_half(v[1])] }
     }
+    #[inline(always)]
+    fn load_bf16(self, from: &[u16; 16]) -> F {
+        unsafe {
+            let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.as_ptr().cast()));
+            let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.as_ptr().add(8).cast()));
+            [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)), _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high))]
+        }
+    }
+    #[inline(always)]
+    fn store_bf16(self, v: F, to: &mut [u16; 16]) {
+        unsafe {
+            let low = _mm256_srli_epi32::<16>(_mm256_castps_si256(round_bf16_half(v[0])));
+            let high = _mm256_srli_epi32::<16>(_mm256_castps_si256(round_bf16_half(v[1])));
+            // Packing works in halves of 128 bits: the middle ones change places.
+            let packed = _mm256_permute4x64_epi64::<0b1101_1000>(_mm256_packus_epi32(low, high));
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), packed);
+        }
+    }
+    #[inline(always)]
+    fn sqrt(self, a: F) -> F {
+        both!(_mm256_sqrt_ps, a)
+    }
 }
 
 // Functions, not closures: a closure may be left uninlined, and then it is compiled without the features.

@@ -265,6 +265,24 @@ impl Simd for Avx512 {
             _mm512_castsi512_ps(_mm512_and_si512(up, _mm512_set1_epi32(-0x1_0000)))
         }
     }
+    #[inline(always)]
+    fn load_bf16(self, from: &[u16; 16]) -> __m512 {
+        unsafe {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
+    }
+    #[inline(always)]
+    fn store_bf16(self, v: __m512, to: &mut [u16; 16]) {
+        unsafe {
+            let high = _mm512_srli_epi32::<16>(_mm512_castps_si512(self.round_bf16(v)));
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), _mm512_cvtepi32_epi16(high));
+        }
+    }
+    #[inline(always)]
+    fn sqrt(self, a: __m512) -> __m512 {
+        unsafe { _mm512_sqrt_ps(a) }
+    }
 }
 
 /// Proof of AVX-512 BF16, which [`Avx512`] alone is not.

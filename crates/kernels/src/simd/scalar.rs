@@ -237,4 +237,19 @@ impl Simd for Scalar {
             f32::from_bits(bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) & 0xffff_0000)
         })
     }
+    #[inline(always)]
+    fn load_bf16(self, from: &[u16; 16]) -> [f32; 16] {
+        each(|i| f32::from_bits(u32::from(from[i]) << 16))
+    }
+    #[inline(always)]
+    fn store_bf16(self, v: [f32; 16], to: &mut [u16; 16]) {
+        let rounded = self.round_bf16(v);
+        for i in 0..16 {
+            to[i] = (rounded[i].to_bits() >> 16) as u16;
+        }
+    }
+    #[inline(always)]
+    fn sqrt(self, a: [f32; 16]) -> [f32; 16] {
+        a.map(f32::sqrt)
+    }
 }

@@ -7,3 +7,4 @@ mod gemm;
 mod matmul;
 mod random;
 mod rows;
+mod training;

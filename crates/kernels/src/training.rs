@@ -1,0 +1,419 @@
+//! The operations of training beside the products (`gemm.rs`). Rows are tokens of a batch, T of them; bf16 where a product reads
+//! the numbers next, f32 elsewhere. Sums over tokens go through them in order, so that nothing depends on threads, and
+//! micro-batches one after the other give what the large batch gives. What a row needs is in `training/rows.rs`.
+
+mod attention;
+mod rows;
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use crate::buffer::AlignedVec;
+use crate::matmul::grown;
+use crate::ops::Ops;
+use crate::pool::Pool;
+use crate::rope::RopeLayout;
+
+pub(crate) use attention::{Attention, Outputs, Part, Scratch as AttentionScratch, backward, forward};
+pub(crate) use rows::{
+    adamw, cross_entropy, norm_backward, norm_forward, norm_weights, swiglu_backward, swiglu_forward, to_bf16,
+};
+
+/// The shape of attention: H heads over K kv heads, of E elements each. A row of qkv holds H·E queries, K·E keys, K·E values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heads {
+    pub heads: usize,
+    pub kv_heads: usize,
+    /// Even.
+    pub head_dim: usize,
+}
+
+/// Cosines and sines: (positions, head_dim / 2).
+#[derive(Clone, Debug)]
+pub struct RopeTable {
+    pub cos: Vec<f32>,
+    pub sin: Vec<f32>,
+    pub layout: RopeLayout,
+}
+
+/// One step of AdamW. Source: Loshchilov and Hutter 2019, algorithm 2.
+#[derive(Clone, Copy, Debug)]
+pub struct AdamStep {
+    pub lr: f32,
+    pub beta1: f32,
+    pub beta2: f32,
+    pub eps: f32,
+    /// Decoupled.
+    pub decay: f32,
+    /// 1 − β₁ᵗ
+    pub bias1: f32,
+    /// 1 − β₂ᵗ
+    pub bias2: f32,
+    /// On the gradient.
+    pub clip: f32,
+}
+
+/// The rows of a document in a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub start: usize,
+    pub len: usize,
+}
+
+/// Rows of a task: enough to be worth one.
+const ROWS: usize = 32;
+/// Numbers of a task where there are no rows.
+const NUMBERS: usize = 16 << 10;
+/// Columns of a task where sums go down the rows: a cache line of every row.
+const COLUMNS: usize = 32;
+
+/// A buffer of which tasks write different parts.
+struct Shared<T>(*mut T, usize);
+
+// SAFETY: tasks write different parts, by the contract of `part`.
+unsafe impl<T: Send> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    fn new(buffer: &mut [T]) -> Self {
+        Self(buffer.as_mut_ptr(), buffer.len())
+    }
+
+    /// # Safety
+    /// No two parts that are used at once may overlap, nor outlive the buffer's borrow.
+    #[expect(clippy::mut_from_ref, reason = "the caller keeps the parts apart")]
+    unsafe fn part(&self, range: Range<usize>) -> &mut [T] {
+        assert!(range.start <= range.end && range.end <= self.1);
+        // SAFETY: inside the buffer; not aliased, by the contract.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(range.start), range.len()) }
+    }
+}
+
+/// Calls `f` with ranges of at most `each` that make up `0..len`, in one job.
+fn cut(pool: &Pool, len: usize, each: usize, f: impl Fn(Range<usize>) + Sync) {
+    pool.run(len.div_ceil(each), |task, _| f(task * each..((task + 1) * each).min(len)));
+}
+
+thread_local! {
+    static ROW: RefCell<AlignedVec<f32>> = RefCell::new(AlignedVec::new(0));
+    static SPANS: RefCell<Vec<(Span, Range<usize>)>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Ops {
+    /// RMSNorm. x: (T, D) → out (T, D), rstd (T). Source: Zhang and Sennrich 2019.
+    pub fn norm_forward(&self, pool: &Pool, x: &[f32], w: &[f32], eps: f32, out: &mut [u16], rstd: &mut [f32]) {
+        let (d, rows) = (w.len(), rstd.len());
+        assert!(x.len() == rows * d && out.len() == rows * d, "as many rows of x and out as of rstd");
+        let (out, rstd) = (Shared::new(out), Shared::new(rstd));
+        cut(pool, rows, ROWS, |rows| {
+            // SAFETY: tasks have different rows.
+            let (out, rstd) = unsafe { (out.part(rows.start * d..rows.end * d), rstd.part(rows.clone())) };
+            for (i, row) in rows.enumerate() {
+                // SAFETY: the table's ISA is this CPU's; so below.
+                rstd[i] = unsafe { (self.table().norm_forward)(&x[row * d..][..d], w, eps, &mut out[i * d..][..d]) };
+            }
+        });
+    }
+
+    /// dy, x: (T, D), w: (D), rstd: (T) → dx (T, D) +=, dw (D) +=.
+    pub fn norm_backward(
+        &self,
+        pool: &Pool,
+        dy: &[f32],
+        x: &[f32],
+        w: &[f32],
+        rstd: &[f32],
+        dx: &mut [f32],
+        dw: &mut [f32],
+    ) {
+        let (d, rows) = (w.len(), rstd.len());
+        assert!([dy.len(), x.len(), dx.len()] == [rows * d; 3] && dw.len() == d, "as many rows of all");
+        let (dx, dw) = (Shared::new(dx), Shared::new(dw));
+        cut(pool, rows, ROWS, |rows| {
+            for row in rows {
+                let at = row * d..(row + 1) * d;
+                // SAFETY: tasks have different rows.
+                let dx = unsafe { dx.part(at.clone()) };
+                // SAFETY: as above.
+                unsafe { (self.table().norm_backward)(&dy[at.clone()], &x[at], w, rstd[row], dx) };
+            }
+        });
+        cut(pool, d, COLUMNS, |columns| {
+            // SAFETY: tasks have different columns.
+            let dw = unsafe { dw.part(columns.clone()) };
+            for (row, rstd) in rstd.iter().enumerate() {
+                let at = row * d + columns.start..row * d + columns.end;
+                // SAFETY: as above.
+                unsafe { (self.table().norm_weights)(&dy[at.clone()], &x[at], *rstd, dw) };
+            }
+        });
+    }
+
+    /// gu: (T, 2F), gate beside up → out (T, F) = silu(gate)·up. Source: Shazeer 2020.
+    pub fn swiglu_forward(&self, pool: &Pool, gu: &[u16], ffn: usize, out: &mut [u16]) {
+        assert_eq!(gu.len(), 2 * out.len(), "gate and up for each");
+        let rows = out.len().checked_div(ffn).unwrap_or(0);
+        let out = Shared::new(out);
+        cut(pool, rows, ROWS, |rows| {
+            for row in rows {
+                let (gate, up) = gu[row * 2 * ffn..][..2 * ffn].split_at(ffn);
+                // SAFETY: tasks have different rows.
+                unsafe { (self.table().swiglu_forward)(gate, up, out.part(row * ffn..(row + 1) * ffn)) };
+            }
+        });
+    }
+
+    /// da: (T, F) → dgu (T, 2F).
+    pub fn swiglu_backward(&self, pool: &Pool, gu: &[u16], ffn: usize, da: &[f32], dgu: &mut [u16]) {
+        assert!(gu.len() == 2 * da.len() && dgu.len() == gu.len(), "gate and up for each");
+        let rows = da.len().checked_div(ffn).unwrap_or(0);
+        let dgu = Shared::new(dgu);
+        cut(pool, rows, ROWS, |rows| {
+            for row in rows {
+                let (gate, up) = gu[row * 2 * ffn..][..2 * ffn].split_at(ffn);
+                // SAFETY: tasks have different rows.
+                let (dgate, dup) = unsafe { dgu.part(row * 2 * ffn..(row + 1) * 2 * ffn) }.split_at_mut(ffn);
+                // SAFETY: as above.
+                unsafe { (self.table().swiglu_backward)(gate, up, &da[row * ffn..][..ffn], dgate, dup) };
+            }
+        });
+    }
+
+    /// qkv: (T, (H+2K)·E) → out, its queries and keys turned by the angles of `positions` (T).
+    pub fn rope_forward(
+        &self,
+        pool: &Pool,
+        qkv: &[f32],
+        shape: &Heads,
+        positions: &[u32],
+        table: &RopeTable,
+        out: &mut [u16],
+    ) {
+        self.turn(pool, qkv, shape, positions, table, 1.0, out);
+    }
+
+    /// The inverse, which is the gradient: a rotation's transpose.
+    pub fn rope_backward(
+        &self,
+        pool: &Pool,
+        dqkv: &[f32],
+        shape: &Heads,
+        positions: &[u32],
+        table: &RopeTable,
+        out: &mut [u16],
+    ) {
+        self.turn(pool, dqkv, shape, positions, table, -1.0, out);
+    }
+
+    fn turn(
+        &self,
+        pool: &Pool,
+        x: &[f32],
+        shape: &Heads,
+        positions: &[u32],
+        table: &RopeTable,
+        sign: f32,
+        out: &mut [u16],
+    ) {
+        let (e, half) = (shape.head_dim, shape.head_dim / 2);
+        let columns = shape.columns();
+        assert!(x.len() == positions.len() * columns && out.len() == x.len(), "a position for each row");
+        let out = Shared::new(out);
+        cut(pool, positions.len(), ROWS, |rows| {
+            ROW.with_borrow_mut(|scratch| {
+                let (row, sin) = grown(scratch, columns + half).split_at_mut(columns);
+                for number in rows {
+                    let angles = positions[number] as usize * half..(positions[number] as usize + 1) * half;
+                    row.copy_from_slice(&x[number * columns..][..columns]);
+                    sin.iter_mut().zip(&table.sin[angles.clone()]).for_each(|(to, sin)| *to = sin * sign);
+                    for head in row[..(shape.heads + shape.kv_heads) * e].chunks_exact_mut(e) {
+                        self.rope(head, &table.cos[angles.clone()], sin, table.layout);
+                    }
+                    // SAFETY: tasks have different rows.
+                    unsafe {
+                        (self.table().to_bf16)(row, out.part(number * columns..(number + 1) * columns));
+                    }
+                }
+            });
+        });
+    }
+
+    /// Causal attention inside documents: `starts[t]` is the row at which the document of row t begins. qkv: (T, (H+2K)·E) →
+    /// o (T, H·E), lse (T, H), the natural logarithms of the sums. A row sees itself and `window − 1` rows before it.
+    /// Source: Vaswani et al. 2017, § 3.2.1; grouped as in Ainslie et al. 2023.
+    ///
+    /// # Panics
+    /// Where shapes do not fit, or documents are not one after the other.
+    pub fn attention_forward(
+        &self,
+        pool: &Pool,
+        qkv: &[u16],
+        shape: &Heads,
+        starts: &[u32],
+        window: Option<usize>,
+        scale: f32,
+        o: &mut [u16],
+        lse: &mut [f32],
+    ) {
+        shape.check(qkv.len(), starts.len());
+        assert!(o.len() == starts.len() * shape.heads * shape.head_dim && lse.len() == starts.len() * shape.heads);
+        let args = Attention { qkv, shape: *shape, window, scale, table: self.table() };
+        let (o, lse) = (Shared::new(o), Shared::new(lse));
+        SPANS.with_borrow_mut(|blocks| {
+            documents(starts, blocks, attention::BLOCK_ROWS);
+            // The longest rows first, so that no thread begins them at the end.
+            blocks.sort_by_key(|(document, rows)| (usize::MAX - rows.end, document.start));
+            pool.run(blocks.len() * shape.kv_heads, |task, _| {
+                let (document, rows) = blocks[task / shape.kv_heads].clone();
+                let part = Part { document, rows, kv_head: task % shape.kv_heads };
+                let (o, lse) = (&o, &lse);
+                // SAFETY: tasks have different rows or kv heads, and the buffers hold all rows (see above).
+                attention::with_scratch(|scratch| unsafe {
+                    (self.table().attention_forward)(&args, &part, o.0, lse.0, scratch);
+                });
+            });
+        });
+    }
+
+    /// d_o: (T, H·E) → dqkv (T, (H+2K)·E). `o` and `lse` are what [`Ops::attention_forward`] gave.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn attention_backward(
+        &self,
+        pool: &Pool,
+        qkv: &[u16],
+        shape: &Heads,
+        starts: &[u32],
+        window: Option<usize>,
+        scale: f32,
+        o: &[u16],
+        lse: &[f32],
+        d_o: &[f32],
+        dqkv: &mut [f32],
+    ) {
+        shape.check(qkv.len(), starts.len());
+        let width = shape.heads * shape.head_dim;
+        assert!([o.len(), d_o.len()] == [starts.len() * width; 2] && lse.len() == starts.len() * shape.heads);
+        assert_eq!(dqkv.len(), qkv.len());
+        let args = Attention { qkv, shape: *shape, window, scale, table: self.table() };
+        let outputs = Outputs { o, lse, d_o };
+        // Keys and values are added to.
+        dqkv.fill(0.0);
+        let dqkv = Shared::new(dqkv);
+        SPANS.with_borrow_mut(|spans| {
+            documents(starts, spans, usize::MAX);
+            spans.sort_by_key(|(document, _)| (usize::MAX - document.len, document.start));
+            pool.run(spans.len() * shape.kv_heads, |task, _| {
+                let (document, rows) = spans[task / shape.kv_heads].clone();
+                let part = Part { document, rows, kv_head: task % shape.kv_heads };
+                let dqkv = &dqkv;
+                // SAFETY: tasks have different documents or kv heads, and the buffer holds all rows (see above).
+                attention::with_scratch(|scratch| unsafe {
+                    (self.table().attention_backward)(&args, &outputs, &part, dqkv.0, scratch);
+                });
+            });
+        });
+    }
+
+    /// logits: (n, V), targets, weights: (n) → losses (n) = −ln softmax[target], unweighted; correct (n): whether the target is the
+    /// most likely; slopes (n, V) = weight·(softmax − one-hot).
+    ///
+    /// # Panics
+    /// Where shapes do not fit, or a target is beyond V.
+    pub fn cross_entropy(
+        &self,
+        pool: &Pool,
+        logits: &[f32],
+        targets: &[u32],
+        weights: &[f32],
+        losses: &mut [f32],
+        correct: &mut [u8],
+        slopes: &mut [u16],
+    ) {
+        let n = targets.len();
+        let v = logits.len().checked_div(n).unwrap_or(0);
+        assert!([weights.len(), losses.len(), correct.len()] == [n; 3], "one of each for each row");
+        assert!(logits.len() == n * v && slopes.len() == logits.len(), "as many slopes as logits");
+        assert!(targets.iter().all(|target| (*target as usize) < v), "targets are of the vocabulary");
+        let (losses, correct, slopes) = (Shared::new(losses), Shared::new(correct), Shared::new(slopes));
+        // A few rows each: a row may have a hundred thousand logits.
+        cut(pool, n, 4, |rows| {
+            ROW.with_borrow_mut(|scratch| {
+                let exps = grown(scratch, v);
+                for row in rows {
+                    let (at, target) = (row * v..(row + 1) * v, targets[row] as usize);
+                    // SAFETY: tasks have different rows; the table's ISA is this CPU's.
+                    unsafe {
+                        let slopes = slopes.part(at.clone());
+                        let (loss, best) =
+                            (self.table().cross_entropy)(&logits[at], target, weights[row], exps, slopes);
+                        losses.part(row..row + 1)[0] = loss;
+                        correct.part(row..row + 1)[0] = u8::from(best);
+                    }
+                }
+            });
+        });
+    }
+
+    /// p −= lr·(m̂ / (√v̂ + eps) + decay·p).
+    pub fn adamw(&self, pool: &Pool, p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], step: &AdamStep) {
+        let len = p.len();
+        assert!([g.len(), m.len(), v.len()] == [len; 3], "a gradient and two moments for each weight");
+        let (p, m, v) = (Shared::new(p), Shared::new(m), Shared::new(v));
+        cut(pool, len, NUMBERS, |at| {
+            // SAFETY: tasks have different ranges; the table's ISA is this CPU's.
+            unsafe {
+                let (p, m, v) = (p.part(at.clone()), m.part(at.clone()), v.part(at.clone()));
+                (self.table().adamw)(p, &g[at], m, v, step);
+            }
+        });
+    }
+
+    /// Σ x²: in f32 through sixteen lanes for 4,096 numbers, in f64 from there on.
+    pub fn sum_squares(&self, pool: &Pool, x: &[f32]) -> f64 {
+        const PART: usize = 4096;
+        let parts = x.len().div_ceil(PART);
+        ROW.with_borrow_mut(|scratch| {
+            let sums = grown(scratch, parts);
+            let shared = Shared::new(sums);
+            cut(pool, parts, 8, |range| {
+                for part in range {
+                    let x = &x[part * PART..((part + 1) * PART).min(x.len())];
+                    // SAFETY: tasks have different parts.
+                    unsafe { shared.part(part..part + 1)[0] = self.dot(x, x) };
+                }
+            });
+            sums.iter().map(|sum| f64::from(*sum)).sum()
+        })
+    }
+}
+
+impl Heads {
+    /// Of a row of qkv.
+    pub fn columns(&self) -> usize {
+        (self.heads + 2 * self.kv_heads) * self.head_dim
+    }
+
+    fn check(&self, len: usize, rows: usize) {
+        assert!(self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads), "whole groups of heads");
+        assert!(self.head_dim.is_multiple_of(2), "heads of an even size");
+        assert_eq!(len, rows * self.columns(), "rows of queries, keys and values");
+    }
+}
+
+/// Each document in blocks of at most `each` rows, counted from its start.
+fn documents(starts: &[u32], blocks: &mut Vec<(Span, Range<usize>)>, each: usize) {
+    blocks.clear();
+    let mut start = 0;
+    while start < starts.len() {
+        assert_eq!(starts[start] as usize, start, "a document begins at its own start");
+        let len = starts[start..].iter().take_while(|s| **s as usize == start).count();
+        let mut from = 0;
+        while from < len {
+            let to = from.saturating_add(each).min(len);
+            blocks.push((Span { start, len }, from..to));
+            from = to;
+        }
+        start += len;
+    }
+}

@@ -29,18 +29,15 @@ unsafe impl Sync for Start {}
 /// Rows 16·`panel`.. of `w` into `out`, the bytes of that panel.
 fn pack_panel(w: &Matrix, panel: usize, out: &mut [u8]) {
     assert_eq!(Some(out.len()), panel_bytes(w.format, w.cols), "one panel");
-    for n in 0..WIDTH {
-        let row = panel * WIDTH + n;
-        let bytes = if row < w.rows { Some(w.row(row)) } else { None };
-        match w.format {
-            Format::BF16 => pack_bf16(bytes, n, out),
-            Format::Q8_0 => each::<34, 544>(bytes, n, out, pack_q8_0),
-            Format::Q4_0 => each::<18, 288>(bytes, n, out, pack_q4_0),
-            Format::Q4_K => each::<144, 2304>(bytes, n, out, pack_q4_k),
-            Format::Q5_K => each::<176, 2816>(bytes, n, out, pack_q5_k),
-            Format::Q6_K => each::<210, 3360>(bytes, n, out, pack_q6_k),
-            Format::F32 | Format::F16 => unreachable!("these have no panels"),
-        }
+    let rows = std::array::from_fn(|n| if panel * WIDTH + n < w.rows { w.row(panel * WIDTH + n) } else { &[] });
+    match w.format {
+        Format::BF16 => each::<4, 64, 16>(rows, out, pack_bf16),
+        Format::Q8_0 => each::<34, 544, 1>(rows, out, pack_q8_0),
+        Format::Q4_0 => each::<18, 288, 1>(rows, out, pack_q4_0),
+        Format::Q4_K => each::<144, 2304, 1>(rows, out, pack_q4_k),
+        Format::Q5_K => each::<176, 2816, 64>(rows, out, pack_q5_k),
+        Format::Q6_K => each::<210, 3360, 64>(rows, out, pack_q6_k),
+        Format::F32 | Format::F16 => unreachable!("these have no panels"),
     }
 }
 
@@ -63,17 +60,31 @@ pub(crate) fn unpack_row(w: &Panels, row: usize, out: &mut [f32]) {
     }
 }
 
+/// Packs the blocks (B bytes) of 16 rows into groups (G bytes), T groups at a time: each row touches every line of what it goes
+/// into, which must stay near until all sixteen are there; whole lines of a row should be read together too. What a row lacks
+/// is zeros.
 #[inline(always)]
-fn each<const B: usize, const G: usize>(
-    row: Option<&[u8]>,
-    n: usize,
+fn each<const B: usize, const G: usize, const T: usize>(
+    rows: [&[u8]; WIDTH],
     out: &mut [u8],
     pack: impl Fn(&[u8; B], usize, &mut [u8; G]),
 ) {
-    let groups = out.as_chunks_mut::<G>().0;
-    match row {
-        Some(row) => row.as_chunks::<B>().0.iter().zip(groups).for_each(|(block, group)| pack(block, n, group)),
-        None => groups.iter_mut().for_each(|group| pack(&[0; B], n, group)),
+    for (part, groups) in out.as_chunks_mut::<G>().0.chunks_mut(T).enumerate() {
+        for (n, row) in rows.iter().enumerate() {
+            if let Some((blocks, [])) =
+                row.get(part * T * B..part * T * B + groups.len() * B).map(<[u8]>::as_chunks::<B>)
+            {
+                blocks.iter().zip(&mut *groups).for_each(|(block, group)| pack(block, n, group));
+                continue;
+            }
+            // A row that is not there, or the last pair of an odd number of columns.
+            for (i, group) in groups.iter_mut().enumerate() {
+                let rest = row.get((part * T + i) * B..).unwrap_or_default();
+                let (mut block, len) = ([0; B], rest.len().min(B));
+                block[..len].copy_from_slice(&rest[..len]);
+                pack(&block, n, group);
+            }
+        }
     }
 }
 
@@ -111,18 +122,9 @@ fn put_quad(vecs: &mut [u8], v: usize, n: usize, word: u32) {
     put(vecs, WIDTH * v + n, word);
 }
 
-fn pack_bf16(row: Option<&[u8]>, n: usize, out: &mut [u8]) {
-    for (p, pair) in out.as_chunks_mut::<64>().0.iter_mut().enumerate() {
-        let to = &mut pair[4 * n..4 * n + 4];
-        match row.and_then(|row| row.get(4 * p..)) {
-            Some(rest) if rest.len() >= 4 => to.copy_from_slice(&rest[..4]),
-            Some(rest) => {
-                to.fill(0);
-                to[..rest.len()].copy_from_slice(rest);
-            }
-            None => to.fill(0),
-        }
-    }
+#[inline(always)]
+fn pack_bf16(block: &[u8; 4], n: usize, group: &mut [u8; 64]) {
+    group[4 * n..4 * n + 4].copy_from_slice(block);
 }
 
 /// Signed to unsigned and back, for four bytes.
@@ -298,4 +300,34 @@ fn unpack_q6_k(group: &[u8; 3360], n: usize) -> [u8; 210] {
         }
     }
     block
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows that fill neither the last panel nor the last pair, and more groups than are packed together.
+    #[test]
+    fn rows_come_back() {
+        for format in Format::ALL.into_iter().filter(|format| format.has_panels()) {
+            for cols in if format == Format::BF16 { [63, 1_501] } else { [256, 6 * 256] } {
+                let (rows, row_bytes) = (19, format.row_bytes(cols).unwrap());
+                let bytes: Vec<u8> = (0..rows * row_bytes).map(|i| (i * 31 + i / 97) as u8 & 0x3f).collect();
+                let w = Matrix::new(format, rows, cols, &bytes).unwrap();
+                let panel = panel_bytes(format, cols).unwrap();
+                let mut panels = vec![0xff; 2 * panel];
+                pack(&Pool::new(2), &w, panel, &mut panels);
+                let packed = Panels::new(format, rows, cols, &panels).unwrap();
+                let (mut expected, mut got) = (vec![0.0; cols], vec![0.0; cols]);
+                for row in 0..rows {
+                    dequantize_row(format, w.row(row), &mut expected);
+                    unpack_row(&packed, row, &mut got);
+                    assert!(expected.iter().zip(&got).all(|(a, b)| a.to_bits() == b.to_bits()), "{format} row {row}");
+                }
+                let padding = Panels::new(format, 32, cols, &panels).unwrap();
+                unpack_row(&padding, 31, &mut got);
+                assert!(got.iter().all(|v| *v == 0.0), "{format}");
+            }
+        }
+    }
 }

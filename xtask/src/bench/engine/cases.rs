@@ -105,7 +105,7 @@ pub fn groups(quick: bool) -> Vec<Group> {
                 q4_0,
                 turns(3),
             );
-            add(&names(&["start/built-in", "start/4gb"]), Work::Start, None, turns(5));
+            add(&names(&["start/built-in", "start/4gb", "start/4gb-panels"]), Work::Start, None, turns(5));
             add(&names(&["memory/q4_0"]), Work::Memory, q4_0, 1);
             let perplexity: Vec<String> = FORMATS.iter().map(|format| format!("perplexity/{format}")).collect();
             add(&perplexity, Work::Perplexity, None, 1);
@@ -121,7 +121,7 @@ pub fn target(case: &str) -> Option<Target> {
     match case.split_once('@').map_or(case, |(name, _)| name) {
         "neighbour/of_quiet" => ours(0.6),
         "start/built-in" => ours(0.3),
-        "start/4gb" => ours(2.0),
+        "start/4gb" | "start/4gb-panels" => ours(2.0),
         "memory/q4_0" => ours(150.0),
         "context8k" | "context8k/attention" | "context32k" | "context32k/attention" => None,
         name if name.starts_with("perplexity/") => ours(0.1),

@@ -228,7 +228,7 @@ fn start(bench: &mut Bench, group: &Group) -> Result<()> {
         if !bench.options.wants(case) {
             continue;
         }
-        let huge = case.ends_with("4gb");
+        let (huge, panels) = (case.contains("4gb"), case.ends_with("-panels"));
         if huge && bench.options.quick {
             println!("  {case}: left out by --quick");
             continue;
@@ -236,7 +236,12 @@ fn start(bench: &mut Bench, group: &Group) -> Result<()> {
         let model = if huge {
             let path = models::huge(&bench.folder.join("models"))?;
             bench.ours.import(&path, "bench-4gb")?;
-            "bench-4gb"
+            if panels {
+                bench.ours.optimize("bench-4gb")?;
+                "bench-4gb-panels"
+            } else {
+                "bench-4gb"
+            }
         } else {
             "falaj-seed"
         };

@@ -1,6 +1,7 @@
 //! From logits to a token. The result depends on the logits, the parameters, the tokens so far, the seed and the output
 //! position, and on nothing else: candidates have one total order and sums run in f64 in that order.
 
+mod buckets;
 mod select;
 
 use std::cmp::Ordering;
@@ -8,6 +9,7 @@ use std::cmp::Ordering;
 use falaj_kernels::Ops;
 
 use crate::request::{Sampling, TokenLogprob, TokenMask};
+use buckets::Buckets;
 use select::{Select, reached, sum};
 
 /// Buffers for drawing tokens of one vocabulary. They take memory as far as draws use them.
@@ -19,6 +21,7 @@ pub struct Sampler {
     /// (logit or probability, token), as filled and ordered by the last draw.
     candidates: Vec<(f32, u32)>,
     select: Select,
+    buckets: Buckets,
 }
 
 /// What came out of one draw.
@@ -97,6 +100,7 @@ impl Sampler {
             probabilities: Vec::with_capacity(vocab_size),
             candidates: Vec::with_capacity(vocab_size),
             select: Select::with_capacity(vocab_size),
+            buckets: Buckets::with_capacity(vocab_size),
         }
     }
 
@@ -162,7 +166,14 @@ impl Sampler {
                 let kept = nucleus(&self.candidates, target).unwrap_or(self.candidates.len());
                 self.candidates.truncate(kept);
             }
-            (false, true, _) => self.nucleus_of_all(f64::from(top_p)),
+            (false, true, _) => {
+                let target = f64::from(top_p) * sum(&self.probabilities);
+                if !self.few_reach(target) {
+                    let least = if min_p > 0.0 { least } else { 0.0 };
+                    let drawn = self.buckets.draw(&self.probabilities, target, least, drawn_at);
+                    return drawn.unwrap_or(best as u32);
+                }
+            }
             (false, false, true) => {
                 self.candidates.clear();
                 let likely = self.probabilities.iter().copied().zip(0..).filter(|(value, _)| *value >= least);
@@ -191,21 +202,13 @@ impl Sampler {
         drawn
     }
 
-    /// Makes as many of the most likely tokens candidates as it takes for `top_p` of all probability. Looks at a few first:
-    /// they are nearly always enough.
-    fn nucleus_of_all(&mut self, top_p: f64) {
-        let target = top_p * sum(&self.probabilities);
-        let mut count = 64;
-        loop {
-            self.select.largest(&self.probabilities, count, &mut self.candidates);
-            if let Some(kept) = nucleus(&self.candidates, target) {
-                return self.candidates.truncate(kept);
-            }
-            if count >= self.probabilities.len() {
-                return;
-            }
-            count *= 8;
-        }
+    /// Makes as many of the most likely tokens candidates as it takes for their probabilities to reach `target`, if a few do:
+    /// they nearly always do.
+    fn few_reach(&mut self, target: f64) -> bool {
+        self.select.largest(&self.probabilities, FEW, &mut self.candidates);
+        let kept = nucleus(&self.candidates, target);
+        self.candidates.truncate(kept.unwrap_or_default());
+        kept.is_some()
     }
 
     fn logprob(&mut self, logits: &[f32], best: usize, token: u32, count: usize) -> TokenLogprob {
@@ -274,6 +277,9 @@ fn nucleus(candidates: &[(f32, u32)], target: f64) -> Option<usize> {
     };
     candidates.iter().position(reaches).map(|place| place + 1)
 }
+
+/// Candidates that are looked for before a distribution counts as flat.
+const FEW: usize = 64;
 
 /// In [0, 1), 53 bits, from the seed and the output position alone.
 fn uniform(seed: u64, position: u64) -> f64 {

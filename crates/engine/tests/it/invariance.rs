@@ -123,11 +123,13 @@ fn one_prompt_is_computed_once() {
 
 #[test]
 fn preemption() {
-    let long = |number| Request { logprobs: Some(2), ..request(prompt(number, 20 + number as usize), 60) };
+    // More than a channel holds.
+    const TOKENS: u32 = 100;
+    let long = |number| Request { logprobs: Some(2), ..request(prompt(number, 20 + number as usize), TOKENS) };
     for model in [&*MODEL, &*MIXTURE] {
         let page_bytes = KvCache::page_bytes(model.config(), falaj_kernels::KvFormat::F16);
-        // Eight sequences of up to six pages each, and twenty pages. Nobody reads before all are queued, so all of them
-        // are under way together.
+        // Eight sequences of up to eight pages each, and twenty pages. Nobody reads before all are queued, and none can end
+        // unread, so all of them are under way together.
         let engine = start(model, EngineOptions { cache_bytes: 20 * page_bytes, threads: 2, ..options() });
         let streams: Vec<_> = (0..8).map(|number| engine.submit(long(number)).unwrap()).collect();
         let outcomes: Vec<_> = streams.into_iter().map(read).collect();
@@ -135,7 +137,7 @@ fn preemption() {
         end(&engine);
         let roomy = start(model, options());
         for (number, outcome) in (0..8).zip(outcomes) {
-            assert_eq!(outcome.tokens.len(), 60);
+            assert_eq!(outcome.tokens.len(), TOKENS as usize);
             assert_eq!(outcome.answer(), run(&roomy, long(number)).answer(), "request {number}");
         }
         end(&roomy);

@@ -74,6 +74,13 @@ fn crowd(engine: &Engine, seed: u32, clients: usize, prompt: usize, out: usize, 
         sum(|step| step.sample),
         sum(|step| step.locked)
     );
+    // Each step: prompt rows + decode rows, ms of the forward pass.
+    for steps in trace.chunks(12) {
+        let one = |step: &falaj_engine::StepTrace| {
+            format!("{}+{}:{:.0}", step.prompt_rows, step.decode_rows, step.forward.as_secs_f64() * 1e3)
+        };
+        println!("    {}", steps.iter().map(one).collect::<Vec<_>>().join("  "));
+    }
 }
 
 /// Time to the first token, the longest time between two, and how many came.

@@ -1,6 +1,7 @@
-//! How many prompt rows a step takes. While nobody decodes: as many as a step may have. While streams run: as many as keep
-//! the step within a time that their readers accept, by what rows were measured to cost. It changes when a row is computed,
-//! never what comes of it.
+//! How many prompt rows a step takes: as many as keep it within a time that those who read answers accept, by what rows were
+//! measured to cost. Where more requests wait for their first token than for the next, readers are asked for more patience;
+//! where nobody reads yet, the bound is how long a newcomer waits for the step to end. It changes when a row is computed, never
+//! what comes of it.
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub(crate) struct Budget {
     step_tokens: usize,
-    /// Longest step while streams run, in seconds; 0: whatever it takes.
+    /// Longest step while more streams run than prompts wait, in seconds; 0: whatever it takes.
     bound: f32,
     /// Smoothed seconds of a step of decode rows alone, and of each prompt row beside them. 0: not measured yet.
     decode: f32,
@@ -20,14 +21,15 @@ impl Budget {
         Self { step_tokens, bound: bound_ms as f32 / 1000.0, decode: 0.0, prompt_row: 0.0 }
     }
 
-    /// Prompt rows of a step that has `decode_rows` others.
-    pub(crate) fn prompt_rows(&self, decode_rows: usize) -> usize {
+    /// Prompt rows of a step that has `decode_rows` others, of `streams` sequences, while `prompts` are being read.
+    pub(crate) fn prompt_rows(&self, decode_rows: usize, streams: usize, prompts: usize) -> usize {
         let most = self.step_tokens.saturating_sub(decode_rows).max(1);
-        if decode_rows == 0 || self.bound == 0.0 || self.prompt_row == 0.0 {
+        if self.bound == 0.0 || self.prompt_row == 0.0 {
             return most;
         }
+        let decode = if decode_rows > 0 { self.decode } else { 0.0 };
         // However slow the machine, prompts move: a stream that waits twice as long is better than a prompt that starves.
-        let rows = ((self.bound - self.decode).max(0.0) / self.prompt_row) as usize;
+        let rows = ((self.bound * patience(streams, prompts) - decode).max(0.0) / self.prompt_row) as usize;
         rows.clamp(FEWEST_ROWS.min(most), most)
     }
 
@@ -49,6 +51,12 @@ impl Budget {
     }
 }
 
+/// How many times the bound a step may take: prompts that wait per stream that does.
+fn patience(streams: usize, prompts: usize) -> f32 {
+    (prompts as f32 / streams as f32).clamp(1.0, MOST_PATIENCE)
+}
+
+const MOST_PATIENCE: f32 = 4.0;
 /// Two pages: fewer rows leave the matrix units idle.
 const FEWEST_ROWS: usize = 32;
 
@@ -66,7 +74,7 @@ mod tests {
         let mut budget = Budget::new(512, 200);
         let mut rows = 0;
         for turn in 0..40 {
-            rows = if turn % 4 == 0 { 0 } else { budget.prompt_rows(decode_rows) };
+            rows = if turn % 4 == 0 { 0 } else { budget.prompt_rows(decode_rows, decode_rows, 1) };
             let seconds = base + row * (rows + decode_rows) as f32;
             budget.observe(decode_rows, rows, Duration::from_secs_f32(seconds));
         }
@@ -85,12 +93,22 @@ mod tests {
     #[test]
     fn nobody_waits_and_nothing_is_known() {
         let mut budget = Budget::new(512, 200);
-        assert_eq!((budget.prompt_rows(0), budget.prompt_rows(32), budget.prompt_rows(512)), (512, 480, 1));
-        budget.observe(0, 512, Duration::from_secs(5));
-        assert_eq!((budget.prompt_rows(0), budget.prompt_rows(1)), (512, FEWEST_ROWS));
-        assert_eq!(Budget::new(16, 200).prompt_rows(1), 15);
+        let rows = |budget: &Budget, decode| budget.prompt_rows(decode, decode, 1);
+        assert_eq!((rows(&budget, 0), rows(&budget, 32), rows(&budget, 512)), (512, 480, 1));
+        budget.observe(0, 512, Duration::from_secs(50));
+        assert_eq!((rows(&budget, 0), rows(&budget, 1)), (FEWEST_ROWS, FEWEST_ROWS));
+        assert_eq!(rows(&Budget::new(16, 200), 1), 15);
         let mut unbounded = Budget::new(512, 0);
         unbounded.observe(1, 511, Duration::from_secs(60));
-        assert_eq!(unbounded.prompt_rows(1), 511);
+        assert_eq!((rows(&unbounded, 0), rows(&unbounded, 1)), (512, 511));
+    }
+
+    /// At 1 ms a row: a crowd that has just come is read in few steps, one newcomer among many streams in steps of the bound.
+    #[test]
+    fn the_many_are_not_kept_waiting_by_the_few() {
+        let mut budget = Budget::new(4096, 200);
+        budget.observe(0, 500, Duration::from_millis(500));
+        let rows = |streams, prompts| budget.prompt_rows(streams, streams, prompts).div_ceil(10) * 10;
+        assert_eq!((rows(0, 1), rows(1, 31), rows(8, 24), rows(16, 16), rows(31, 1)), (800, 800, 600, 200, 200));
     }
 }

@@ -227,7 +227,8 @@ pub struct EngineOptions {
     pub queue_requests: usize,
     /// Rows of one step: decode rows plus prompt chunks.
     pub step_tokens: usize,
-    /// While streams run, prompts take no more of a step than keeps it within this, as measured. 0: no bound.
+    /// Prompts take no more of a step than keeps it within this, as measured, or within up to four times this where more wait for
+    /// their first token than for the next. 0: no bound.
     pub step_ms: usize,
     /// Lower the model's context to this. 0: the model's own.
     pub context_tokens: usize,

@@ -1,8 +1,9 @@
 //! What the next step computes: who is admitted, which rows run, which pages they write.
 //!
 //! Every sequence that decodes has its turn in each step, since it is few rows and somebody waits for each; prompts share
-//! the rest of the step's budget. The oldest of them gets at least half, so that none starves; the other half goes to those
-//! that are soonest complete. A prompt whose next page another is just computing waits for it.
+//! the rest of the step's budget. They are read in order of arrival, since of equals that are read together all are done late;
+//! but up to half of the budget goes to those that are done sooner than the oldest, so that none waits long behind a long one
+//! and none starves. A prompt whose next page another is just computing waits for it.
 //!
 //! A turn of a decoding sequence is one row and one more per proposal in `Generation::proposed`, which `propose.rs`
 //! fills. They are the inputs of
@@ -82,7 +83,7 @@ impl Scheduler {
     pub(super) fn plan(&mut self) {
         self.coming.clear();
         self.prompts.clear();
-        let mut decode_rows = 0;
+        let (mut decode_rows, mut streams) = (0, 0);
         for (place, sequence) in self.running.iter_mut().enumerate() {
             (sequence.turn, sequence.rows) = (0, Rows::default());
             // Asked once: a reader that catches up while the step is planned changes nothing.
@@ -98,10 +99,11 @@ impl Scheduler {
             } else {
                 sequence.turn = 1 + sequence.generation().map_or(0, |generation| generation.proposed.len());
                 decode_rows += sequence.turn;
+                streams += 1;
             }
         }
         let room = self.workspace.max_rows().saturating_sub(decode_rows);
-        let room = room.min(self.budget.prompt_rows(decode_rows));
+        let room = room.min(self.budget.prompt_rows(decode_rows, streams, self.prompts.len()));
         self.plan_prompts(room);
     }
 
@@ -110,16 +112,19 @@ impl Scheduler {
         let remembers = self.pages.remembers();
         self.coming.extend(self.running[oldest].next_page().filter(|_| remembers));
         others.sort_unstable_by_key(|place| (self.running[*place].remaining(), *place));
-        let mut left = (room / 2).max(room.saturating_sub(self.running[oldest].remaining()));
+        let longest = self.running[oldest].remaining();
+        let beside = room.saturating_sub(longest);
         let mut given = 0;
         for &place in &*others {
             let sequence = &mut self.running[place];
             let next = sequence.next_page().filter(|_| remembers);
+            let share = if sequence.remaining() < longest { beside.max(room / 2) } else { beside };
+            let left = share.saturating_sub(given);
             if left == 0 || (sequence.may_wait() && next.is_some_and(|next| self.coming.contains(&next))) {
                 continue;
             }
             sequence.turn = rows_within(sequence, left);
-            (left, given) = (left - sequence.turn, given + sequence.turn);
+            given += sequence.turn;
             if sequence.turn >= PAGE_TOKENS {
                 self.coming.extend(next);
             }

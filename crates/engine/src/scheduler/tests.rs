@@ -217,6 +217,27 @@ fn prompts_share_a_step_and_none_starves() {
     assert_eq!(turns, [16, 4, 12]);
 }
 
+/// Of equals the first is done first: sharing the step would make all of them late.
+#[test]
+fn equal_prompts_are_read_in_order() {
+    let mut scheduler = scheduler(40);
+    let (sender, _events) = mpsc::channel(64);
+    for id in 1..=3 {
+        let tokens: Vec<u32> = (0..48).map(|i| (i * i + id as u32) % 50).collect();
+        let work = Work::Generate(generation(Sampling::default(), 1, sender.clone()));
+        scheduler.waiting.push_back(Sequence::new(id, tokens, 0, work));
+    }
+    scheduler.admit();
+    let turns = |scheduler: &mut Scheduler| {
+        scheduler.fill();
+        let turns: Vec<_> = scheduler.running.iter().map(|sequence| sequence.turn).collect();
+        scheduler.step();
+        turns
+    };
+    assert_eq!(turns(&mut scheduler), [32, 0, 0]);
+    assert_eq!(turns(&mut scheduler), [16, 16, 0]);
+}
+
 fn admitted(scheduler: &mut Scheduler, prompts: &[&[u32]]) -> Vec<u64> {
     let (sender, events) = mpsc::channel(64);
     for (id, prompt) in prompts.iter().enumerate() {

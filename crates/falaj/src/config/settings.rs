@@ -252,7 +252,7 @@ pub const SETTINGS: &[Setting] = &[
         flag: "",
         kind: Kind::Number,
         default: |_| "200".to_owned(),
-        about: "longest step while answers run and prompts come in; 0: no bound",
+        about: "longest step while answers run and prompts come in, four times that in a crowd; 0: no bound",
     },
     Setting {
         key: "hub.endpoint",

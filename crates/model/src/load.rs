@@ -38,6 +38,15 @@ pub fn load(files: &Verified<ModelFiles>, options: LoadOptions) -> Result<Model,
     Source::open(files)?.into_model(options, Some(files.digest()))
 }
 
+/// The configuration and the parameters of a model whose files were verified, as the files hold them: for training.
+///
+/// # Errors
+/// As [`load()`].
+pub fn parameters(files: &Verified<ModelFiles>, ops: &Ops) -> Result<(Config, Params), ModelError> {
+    let Parts { config, tree } = Source::open(files)?.read(ops)?;
+    Ok((config, tree))
+}
+
 /// A model's parts before they are put together.
 pub(crate) struct Source {
     config: Config,

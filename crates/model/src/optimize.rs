@@ -13,9 +13,9 @@ use falaj_artifact::{Dtype, Layout, ModelFiles, Progress, Verified};
 use falaj_kernels::{AlignedVec, Ops, Pool};
 use falaj_tensor::SharedBytes;
 
+use crate::export::dtype_of;
 use crate::load::{Parts, ROPE_FACTORS, Source, map};
 use crate::naming::{Naming, Slot};
-use crate::synthetic::dtype_of;
 use crate::tensors::packed_shape;
 use crate::{ModelError, RopeScaling};
 

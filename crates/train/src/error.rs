@@ -26,7 +26,9 @@ pub enum TrainError {
     Setting { setting: &'static str, value: String, rule: &'static str },
     #[error("{feature} cannot be trained yet; choose another base model or method")]
     Unsupported { feature: &'static str },
-    #[error("the job would take {bytes} bytes, more than the limit of {limit_bytes}; lower the batch, the length or the rank")]
+    #[error(
+        "the job would take {bytes} bytes, more than the limit of {limit_bytes}; lower the batch, the length or the rank"
+    )]
     TooLarge { bytes: u64, limit_bytes: u64 },
 
     // The data.
@@ -42,7 +44,9 @@ pub enum TrainError {
         "the {what} of step {step} is not a finite number; resume from the last checkpoint with a lower learning rate or stronger clipping"
     )]
     NotFinite { what: &'static str, step: u64 },
-    #[error("the base model changed since the job began: {expected} then, {found} now; bring the old one back or start a new job")]
+    #[error(
+        "the base model changed since the job began: {expected} then, {found} now; bring the old one back or start a new job"
+    )]
     BaseChanged { expected: String, found: String },
     #[error("the checkpoint `{}` is damaged: {problem}; delete its folder to resume from the one before", path.display())]
     Checkpoint { path: PathBuf, problem: String },

@@ -6,8 +6,37 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod arena;
+mod budget;
+mod checkpoint;
+mod decoder;
+mod disk;
+mod distillation;
 mod error;
+mod export;
+mod lora;
+mod machine;
 mod micro_batch;
+mod optimizer;
+mod preference;
+mod random;
+mod record;
+pub mod run;
+mod schedule;
+mod tape;
+mod trainer;
+mod weights;
 
+pub use arena::Arena;
+pub use budget::Memory;
+pub use checkpoint::{Checkpoints, State};
+pub use distillation::{Distillation, Teacher};
 pub use error::TrainError;
+pub use export::{Export, ExportFormat};
+pub use lora::{Lora, Target};
 pub use micro_batch::MicroBatch;
+pub use optimizer::{Optimization, Rule};
+pub use preference::Preference;
+pub use record::Record;
+pub use schedule::Schedule;
+pub use trainer::{Evaluation, Settings, Start, StepReport, Trainer};

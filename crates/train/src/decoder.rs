@@ -1,0 +1,308 @@
+//! The decoder for training: forward with all that the backward pass needs saved, and the gradients by hand. The same mathematics
+//! as `falaj_model`'s decoder, with inputs of products in bf16 and everything else in f32. The head is in `decoder/head.rs`.
+//!
+//! Letters: T tokens of the micro-batch, D hidden size, H query heads, K key and value heads, E head size, F feed-forward size.
+
+mod head;
+
+use falaj_kernels::{AlignedVec, Operand, OutMut, Then, Values};
+use falaj_model::{Config, Slot};
+
+use crate::MicroBatch;
+use crate::arena::{Group, Index};
+use crate::budget::Budget;
+use crate::lora::{Adapter, Dropout};
+use crate::machine::Machine;
+use crate::tape::{BlockTape, Scratch, Tape};
+use crate::weights::Weights;
+
+pub(crate) use head::Tally;
+
+/// A decoder with room for one micro-batch.
+#[derive(Debug)]
+pub(crate) struct Decoder {
+    pub machine: Machine,
+    pub weights: Weights,
+    pub adapter: Option<Adapter>,
+    pub tape: Tape,
+    pub scratch: Scratch,
+}
+
+/// Sums over the micro-batches of a step.
+#[derive(Debug)]
+pub(crate) struct Grads {
+    /// Of the arena, or of the adapter.
+    pub values: AlignedVec<f32>,
+    /// Of the embedding as a table where it is the head too: two sums that only meet at the end of a step, so that the cut into
+    /// micro-batches does not matter.
+    tied: AlignedVec<f32>,
+    /// Of a frozen norm, which nobody wants.
+    unwanted: AlignedVec<f32>,
+}
+
+impl Grads {
+    /// Of all parameters where `trained` says how they lie, else of the adapter.
+    pub fn new(config: &Config, trained: Option<&Index>, adapter: Option<&Adapter>, budget: &mut Budget) -> Self {
+        let tied = trained.filter(|_| config.tied_head).map_or(0, |index| index.range(Slot::Embedding).len());
+        let len = trained.map_or(adapter.map_or(0, |adapter| adapter.values.len()), |index| index.len);
+        Self {
+            values: budget.buffer("gradients", len),
+            tied: budget.buffer("gradients", tied),
+            unwanted: budget.buffer("gradients", config.hidden_size),
+        }
+    }
+
+    pub fn clear(&mut self, m: &Machine) {
+        m.fill(&mut self.values, 0.0);
+        m.fill(&mut self.tied, 0.0);
+    }
+
+    /// After the last micro-batch.
+    pub fn join(&mut self, m: &Machine) {
+        if !self.tied.is_empty() {
+            // The embedding is the first parameter.
+            let len = self.tied.len();
+            m.add(&mut self.values[..len], &self.tied);
+        }
+    }
+
+    fn norm(&mut self, weights: &Weights, slot: Slot) -> &mut [f32] {
+        match weights {
+            Weights::Trained(arena) => &mut self.values[arena.index.range(slot)],
+            Weights::Frozen(_) => &mut self.unwanted,
+        }
+    }
+}
+
+impl Decoder {
+    pub fn config(&self) -> &Config {
+        &self.machine.config
+    }
+
+    /// What the optimiser changes.
+    pub fn trained_mut(&mut self) -> &mut [f32] {
+        self.update_parts().1
+    }
+
+    /// The machine beside it.
+    pub fn update_parts(&mut self) -> (&Machine, &mut [f32]) {
+        let values = match (&mut self.weights, &mut self.adapter) {
+            (_, Some(adapter)) => &mut adapter.values[..],
+            (Weights::Trained(arena), None) => &mut arena.values[..],
+            (Weights::Frozen(_), None) => &mut [],
+        };
+        (&self.machine, values)
+    }
+
+    /// Up to the norm before the head.
+    pub fn forward(&mut self, batch: &MicroBatch, dropout: Option<&Dropout>) {
+        self.forward_with(batch, dropout, true);
+    }
+
+    /// As if there were no adapter.
+    pub fn forward_base(&mut self, batch: &MicroBatch) {
+        self.forward_with(batch, None, false);
+    }
+
+    fn forward_with(&mut self, batch: &MicroBatch, dropout: Option<&Dropout>, adapted: bool) {
+        let Self { machine: m, weights, adapter, tape, scratch } = self;
+        let adapter = adapter.as_ref().filter(|_| adapted);
+        let (t, d) = (batch.len(), m.config.hidden_size);
+        weights.embed(m, &batch.tokens, &mut tape.residual[0][..t * d]);
+        for layer in 0..m.config.layers {
+            let number = tape.block(layer);
+            let (before, after) = tape.residual.split_at_mut(layer + 1);
+            let (x, out) = (&before[layer][..t * d], &mut after[0][..t * d]);
+            let mut block = Block { m, weights, adapter, layer, tape: &mut tape.blocks[number], batch, dropout };
+            block.forward(x, Some(out), scratch);
+        }
+        let x = &tape.residual[m.config.layers][..t * d];
+        m.norm(x, weights.norm(Slot::Norm), &mut tape.normed[..t * d], &mut tape.rstd[..t]);
+    }
+
+    /// From the gradient behind the last norm, which `head` left, down to the embedding.
+    pub fn backward(&mut self, batch: &MicroBatch, grads: &mut Grads, dropout: Option<&Dropout>) {
+        let Self { machine: m, weights, adapter, tape, scratch } = self;
+        let adapter = adapter.as_ref();
+        let (t, d) = (batch.len(), m.config.hidden_size);
+        let x = &tape.residual[m.config.layers][..t * d];
+        m.fill(&mut scratch.d_x[..t * d], 0.0);
+        let (d_x, d_normed) = (&mut scratch.d_x[..t * d], &scratch.d_normed[..t * d]);
+        let d_norm = grads.norm(weights, Slot::Norm);
+        m.norm_backward(d_normed, x, weights.norm(Slot::Norm), &tape.rstd[..t], d_x, d_norm);
+        for layer in (0..m.config.layers).rev() {
+            let (number, again) = (tape.block(layer), tape.recomputes());
+            let x = &tape.residual[layer][..t * d];
+            let mut block = Block { m, weights, adapter, layer, tape: &mut tape.blocks[number], batch, dropout };
+            if again && layer + 1 < m.config.layers {
+                block.forward(x, None, scratch);
+            }
+            block.backward(x, grads, scratch);
+        }
+        if let Weights::Trained(arena) = weights {
+            let table = match m.config.tied_head {
+                true => &mut grads.tied[..],
+                false => &mut grads.values[arena.index.range(Slot::Embedding)],
+            };
+            embedding_backward(m, &batch.tokens, &scratch.d_x[..t * d], table);
+        }
+    }
+}
+
+/// table (V, D) += the gradient of each token's row, in the order of the tokens.
+fn embedding_backward(m: &Machine, tokens: &[u32], d_x: &[f32], table: &mut [f32]) {
+    let d = m.config.hidden_size;
+    let rows = m.config.vocab_size.div_ceil(4 * m.pool.threads());
+    m.pool.chunks([(table, rows * d)], |chunk, [table]| {
+        let mine = chunk * rows..chunk * rows + table.len() / d;
+        for (token, d_x) in tokens.iter().zip(d_x.chunks_exact(d)) {
+            if mine.contains(&(*token as usize)) {
+                m.ops.add(&mut table[(*token as usize - mine.start) * d..][..d], d_x);
+            }
+        }
+    });
+}
+
+/// One block of the decoder at work.
+struct Block<'a> {
+    m: &'a Machine,
+    weights: &'a mut Weights,
+    adapter: Option<&'a Adapter>,
+    layer: usize,
+    tape: &'a mut BlockTape,
+    batch: &'a MicroBatch,
+    dropout: Option<&'a Dropout>,
+}
+
+impl Block<'_> {
+    /// x (T, D) → out (T, D), which may be left out where only the tape is wanted.
+    fn forward(&mut self, x: &[f32], out: Option<&mut [f32]>, s: &mut Scratch) {
+        let Self { m, weights, adapter, layer, tape, batch, dropout } = self;
+        let (layer, dropout) = (*layer, *dropout);
+        let &Config { hidden_size: d, heads, kv_heads, head_dim: e, ffn_size: f, .. } = &m.config;
+        let (t, columns, attended) = (batch.len(), (heads + 2 * kv_heads) * e, heads * e);
+
+        // middle = x + output(attention(norm(x)))
+        let normed = &mut tape.attention_normed[..t * d];
+        m.norm(x, weights.norm(Slot::AttentionNorm { layer }), normed, &mut tape.attention_rstd[..t]);
+        let qkv = &mut s.wide[..t * columns];
+        linear(m, weights, Group::Attention { layer }, normed, OutMut::f32(qkv), Then::Store);
+        if let Some(adapter) = adapter {
+            adapter.forward(m, (layer, 0), normed, qkv, &mut tape.adapted[0], &mut s.lora, dropout);
+        }
+        let bits = &mut tape.qkv[..t * columns];
+        m.rotate(qkv, batch, bits);
+        let attended = &mut tape.attended[..t * attended];
+        m.attention(bits, batch, attended, &mut tape.lse[..t * heads]);
+        let middle = &mut tape.middle[..t * d];
+        m.copy(x, middle);
+        linear(m, weights, Group::Output { layer }, attended, OutMut::f32(middle), Then::Add);
+        if let Some(adapter) = adapter {
+            adapter.forward(m, (layer, 1), attended, middle, &mut tape.adapted[1], &mut s.lora, dropout);
+        }
+
+        // out = middle + down(silu(gate) · up)
+        let normed = &mut tape.ffn_normed[..t * d];
+        m.norm(middle, weights.norm(Slot::FfnNorm { layer }), normed, &mut tape.ffn_rstd[..t]);
+        let gate_up = &mut tape.gate_up[..t * 2 * f];
+        match adapter.filter(|adapter| adapter.width(2) > 0) {
+            None => linear(m, weights, Group::GateUp { layer }, normed, OutMut::bf16(gate_up), Then::Store),
+            Some(adapter) => {
+                let sums = &mut s.wide[..t * 2 * f];
+                linear(m, weights, Group::GateUp { layer }, normed, OutMut::f32(sums), Then::Store);
+                adapter.forward(m, (layer, 2), normed, sums, &mut tape.adapted[2], &mut s.lora, dropout);
+                m.round_scaled(sums, 1.0, gate_up);
+            }
+        }
+        let inner = &mut tape.inner[..t * f];
+        m.swiglu(gate_up, inner);
+        let out = match out {
+            Some(out) => {
+                m.copy(middle, out);
+                linear(m, weights, Group::Down { layer }, inner, OutMut::f32(out), Then::Add);
+                out
+            }
+            // Only what the adapter leaves on the tape is wanted.
+            None => &mut s.d_normed[..t * d],
+        };
+        if let Some(adapter) = adapter {
+            adapter.forward(m, (layer, 3), inner, out, &mut tape.adapted[3], &mut s.lora, dropout);
+        }
+    }
+
+    /// s.d_x (T, D): from the gradient behind the block to the one before it.
+    fn backward(&mut self, x: &[f32], grads: &mut Grads, s: &mut Scratch) {
+        let layer = self.layer;
+        let &Config { hidden_size: d, heads, kv_heads, head_dim: e, ffn_size: f, .. } = &self.m.config;
+        let (t, columns, attended) = (self.batch.len(), (heads + 2 * kv_heads) * e, heads * e);
+        let Scratch { d_x, d_normed, wide, d_attended, bits, lora, .. } = s;
+        let (d_x, d_normed) = (&mut d_x[..t * d], &mut d_normed[..t * d]);
+
+        let d_inner = &mut wide[..t * f];
+        self.linear_backward(3, Values::F32(d_x), |tape| &tape.inner[..t * f], d_inner, grads, lora);
+        let d_gate_up = &mut bits[..t * 2 * f];
+        self.m.swiglu_backward(&self.tape.gate_up[..t * 2 * f], d_inner, d_gate_up);
+        self.linear_backward(2, Values::Bf16(d_gate_up), |tape| &tape.ffn_normed[..t * d], d_normed, grads, lora);
+        let (slot, rstd) = (Slot::FfnNorm { layer }, &self.tape.ffn_rstd[..t]);
+        let d_norm = grads.norm(self.weights, slot);
+        self.m.norm_backward(d_normed, &self.tape.middle[..t * d], self.weights.norm(slot), rstd, d_x, d_norm);
+
+        let d_attended = &mut d_attended[..t * attended];
+        self.linear_backward(1, Values::F32(d_x), |tape| &tape.attended[..t * attended], d_attended, grads, lora);
+        let (qkv, d_qkv) = (&self.tape.qkv[..t * columns], &mut wide[..t * columns]);
+        let (attended, lse) = (&self.tape.attended[..t * attended], &self.tape.lse[..t * heads]);
+        self.m.attention_backward(qkv, self.batch, attended, lse, d_attended, d_qkv);
+        let d_bits = &mut bits[..t * columns];
+        self.m.rotate_back(d_qkv, self.batch, d_bits);
+        self.linear_backward(0, Values::Bf16(d_bits), |tape| &tape.attention_normed[..t * d], d_normed, grads, lora);
+        let (slot, rstd) = (Slot::AttentionNorm { layer }, &self.tape.attention_rstd[..t]);
+        let d_norm = grads.norm(self.weights, slot);
+        self.m.norm_backward(d_normed, x, self.weights.norm(slot), rstd, d_x, d_norm);
+    }
+
+    /// d_x (T, inputs) = dy W, and the gradient of what is trained there.
+    fn linear_backward(
+        &mut self,
+        kind: usize,
+        dy: Values,
+        x: impl Fn(&BlockTape) -> &[u16],
+        d_x: &mut [f32],
+        grads: &mut Grads,
+        lora: &mut crate::tape::LoraScratch,
+    ) {
+        let (group, x) = (crate::lora::groups(self.layer)[kind], x(self.tape));
+        linear_backward(self.m, self.weights, group, dy, x, d_x, &mut grads.values);
+        if let Some(adapter) = self.adapter {
+            let low = &self.tape.adapted[kind];
+            adapter.backward(self.m, (self.layer, kind), dy, x, low, d_x, &mut grads.values, lora, self.dropout);
+        }
+    }
+}
+
+/// out (T, N) = x (T, K) Wᵀ.
+fn linear(m: &Machine, weights: &mut Weights, group: Group, x: &[u16], out: OutMut, then: Then) {
+    let (rows, cols) = group.shape(&m.config);
+    let w = Operand::rows(weights.group(m, group), rows, cols);
+    m.product(Operand::rows(Values::Bf16(x), x.len() / cols, cols), w, out, then);
+}
+
+/// d_x (T, K) = dy (T, N) W; dW (N, K) += dyᵀ x where the weights are trained.
+fn linear_backward(
+    m: &Machine,
+    weights: &mut Weights,
+    group: Group,
+    dy: Values,
+    x: &[u16],
+    d_x: &mut [f32],
+    grads: &mut [f32],
+) {
+    let (rows, cols) = group.shape(&m.config);
+    let t = x.len() / cols;
+    if let Weights::Trained(arena) = weights {
+        let d_w = &mut grads[arena.index.group(&m.config, group)];
+        let (dy, x) = (Operand::transposed(dy, rows, t), Operand::transposed(Values::Bf16(x), cols, t));
+        m.product(dy, x, OutMut::f32(d_w), Then::Add);
+    }
+    let w = Operand::transposed(weights.group(m, group), cols, rows);
+    m.product(Operand::rows(dy, t, rows), w, OutMut::f32(d_x), Then::Store);
+}

@@ -1,0 +1,12 @@
+//! Tests of the trainer through its public API: gradients against finite differences in f64, exact equalities, logits against the
+//! decoder that serves.
+
+mod equalities;
+mod exports;
+mod gradients;
+mod jobs;
+mod learning;
+mod lora;
+mod reference;
+mod serving;
+mod small;

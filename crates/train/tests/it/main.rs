@@ -3,6 +3,7 @@
 
 mod equalities;
 mod exports;
+mod golden;
 mod gradients;
 mod jobs;
 mod learning;

@@ -3,12 +3,14 @@
 
 mod instruct;
 mod jinja;
+mod lesson;
 mod python_json;
 mod strftime;
 
 use std::sync::Arc;
 
 pub use instruct::InstructVersion;
+pub use lesson::{Answer, Lesson};
 pub(crate) use python_json::dumps as python_dumps;
 
 use crate::grammar::check_depth;
@@ -75,7 +77,7 @@ impl ChatFormat {
             check_depth(schema)?;
         }
         let segments = match &self.kind {
-            Kind::Jinja(template) => template.render(conversation)?,
+            Kind::Jinja(template) => template.render(conversation, true)?,
             Kind::Mistral(instruct) => instruct.render(conversation)?,
         };
         let mut text = String::new();

@@ -14,7 +14,7 @@ mod output;
 mod stop;
 mod tokenizer;
 
-pub use chat::{ChatFormat, InstructVersion, Prompt, ToolSyntax};
+pub use chat::{Answer, ChatFormat, InstructVersion, Lesson, Prompt, ToolSyntax};
 pub use conversation::{Conversation, Message, Part, Role, Tool, ToolCall, ToolChoice};
 pub use detokenizer::Detokenizer;
 pub use error::TextError;

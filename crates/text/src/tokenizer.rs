@@ -3,6 +3,7 @@
 
 mod bpe;
 mod charsmap;
+mod cut;
 mod gguf;
 mod huggingface;
 mod pretokenize;
@@ -14,6 +15,7 @@ mod vocabulary;
 
 use falaj_artifact::gguf::Gguf;
 
+pub(crate) use cut::{Crossed, Cut};
 pub(crate) use tekken::TekkenFacts;
 pub use vocabulary::TokenKind;
 use vocabulary::Vocabulary;

@@ -50,7 +50,8 @@ impl Template {
         Ok(template)
     }
 
-    pub fn render(&self, conversation: &Conversation) -> Result<Vec<Segment>, TextError> {
+    /// `ask`: with what makes the model answer, unless it goes on with the last message.
+    pub fn render(&self, conversation: &Conversation, ask: bool) -> Result<Vec<Segment>, TextError> {
         let continues = conversation.messages.last().is_some_and(|last| last.role == Role::Assistant && last.prefix);
         let mut messages: Vec<Value> = conversation.messages.iter().map(message).collect();
         if continues && let Some(Value::Object(last)) = messages.last_mut() {
@@ -64,7 +65,7 @@ impl Template {
             ("messages", messages.into()),
             ("tools", tools),
             ("documents", Value::Null),
-            ("add_generation_prompt", (!continues).into()),
+            ("add_generation_prompt", (ask && !continues).into()),
             ("continue_final_message", continues.into()),
             ("bos_token", self.bos.clone().into()),
             ("eos_token", self.eos.clone().into()),

@@ -9,6 +9,7 @@
 mod arena;
 mod budget;
 mod checkpoint;
+pub mod data;
 mod decoder;
 mod disk;
 mod distillation;

@@ -3,16 +3,24 @@
 //! renders, `store.rs` keeps, `pack.rs` and `batches.rs` lay out; `check.rs` only looks.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
+mod batches;
 mod check;
 mod encode;
 mod lines;
+mod order;
+mod pack;
+mod prepare;
 mod reading;
 mod reason;
 mod row;
+mod store;
 
+pub use batches::{Batches, Laid, Shape};
 pub use check::{Checked, TokenCounts, check};
 pub use encode::{Encoder, Example, Unit};
 pub use lines::{Lines, MOST_LINE_BYTES, Raw};
+pub use prepare::{Counts, DataFacts, FileRecord, Prepared};
 pub use reading::{FileFacts, Reading};
 pub use reason::{BadLine, Reason};
 pub use row::{Format, Row};
+pub use store::{Kind, Record, Store};

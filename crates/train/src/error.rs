@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use falaj_artifact::ArtifactError;
 use falaj_model::ModelError;
 
+use crate::data::{Format, Reason};
+
 /// Why a job cannot begin, or had to stop.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -38,6 +40,23 @@ pub enum TrainError {
     TokenOutOfRange { token: u32, vocab_size: usize },
     #[error("there is nothing to learn from in step {step}: every token has weight 0")]
     NothingToLearn { step: u64 },
+
+    #[error(
+        "`{}` line {line}: {reason}{}; `falaj data check` tells them all",
+        path.display(),
+        if *others > 0 { format!(" ({others} more lines cannot be learnt from)") } else { String::new() }
+    )]
+    BadData { path: PathBuf, line: u64, reason: Reason, others: u64 },
+    #[error("`{}` line {line} is longer than {length} tokens; raise `batch.length`, or set `data.too_long`", path.display())]
+    LongRow { path: PathBuf, line: u64, length: usize },
+    #[error("`{}` has SHA-256 {found}, but the recipe names {expected}; bring that file back, or name this one", path.display())]
+    DataChanged { path: PathBuf, expected: String, found: String },
+    #[error("`{}` holds {found}; the method needs {needed}", path.display())]
+    WrongData { path: PathBuf, found: Format, needed: &'static str },
+    #[error("no row of the data can be learnt from; `falaj data check` tells why")]
+    NoData,
+    #[error("the prepared data `{}` is damaged; delete its folder to prepare it again", path.display())]
+    DataDamaged { path: PathBuf },
 
     // The run.
     #[error(

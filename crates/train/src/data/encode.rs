@@ -34,6 +34,16 @@ impl Unit {
         }
     }
 
+    /// Cuts what a row of `length` predictions has no room for; false where nothing to learn is left.
+    pub fn cut(&mut self, length: usize) -> bool {
+        let share = length / self.examples().len();
+        self.examples_mut().iter_mut().all(|example| {
+            example.tokens.truncate(share + 1);
+            example.weights.truncate(share + 1);
+            example.weights.iter().any(|weight| *weight > 0.0)
+        })
+    }
+
     /// Names its content: equal for equal tokens and weights.
     pub fn key(&self) -> [u8; 16] {
         let mut hasher = Hasher::default();
@@ -164,4 +174,4 @@ impl Encoder {
 const DATE_S: i64 = 1_767_225_600;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

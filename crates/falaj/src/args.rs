@@ -52,6 +52,11 @@ pub enum Command {
         #[command(subcommand)]
         command: ModelCommand,
     },
+    /// Look at files to learn from
+    Data {
+        #[command(subcommand)]
+        command: DataCommand,
+    },
     /// Look at the configuration
     Config {
         #[command(subcommand)]
@@ -193,6 +198,31 @@ pub struct Pull {
 }
 
 #[derive(Subcommand)]
+pub enum DataCommand {
+    /// Tell every line that cannot be learnt from, and what the others come to
+    #[command(after_help = CHECK_EXAMPLES)]
+    Check(DataCheck),
+}
+
+#[derive(ClapArgs)]
+pub struct DataCheck {
+    /// JSON lines or a JSON list: chat with tools, text, prompt and completion, Alpaca, ShareGPT, preference pairs; or a .txt file
+    pub file: PathBuf,
+    /// The model that is to learn: its tokenizer and chat template are used
+    #[arg(long, value_name = "NAME|PATH", default_value = crate::builtin::NAME)]
+    pub model: String,
+    /// Tell the rows longer than so many tokens [default: what the model was made for]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    pub length: Option<u32>,
+    /// How often the file will be seen, for the estimate of time
+    #[arg(long, value_name = "N", default_value_t = 3.0, value_parser = positive)]
+    pub epochs: f64,
+    /// Speed of training that you measured [default: estimated from the model's operations]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub tokens_per_second: Option<f64>,
+}
+
+#[derive(Subcommand)]
 pub enum ConfigCommand {
     /// Print each setting, its value and where it came from
     #[command(after_help = CONFIG_EXAMPLES)]
@@ -236,6 +266,13 @@ impl Args {
             _ => {}
         }
         list
+    }
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value > 0.0 && value.is_finite() => Ok(value),
+        _ => Err("expected a number above 0".to_owned()),
     }
 }
 
@@ -307,6 +344,15 @@ Examples:
   falaj model pull OWNER/REPO --endpoint https://hub.example.org
 
 Only what is needed is fetched. Every file is compared with the digest that the hub lists.";
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  falaj data check talks.jsonl
+  falaj data check talks.jsonl --model my-model --length 1024
+  falaj data check talks.jsonl --tokens-per-second 5800 --epochs 2
+  falaj data check talks.jsonl --json | jq .tokens
+
+Exits with 1 when a line cannot be learnt from. The format is read off the first row.";
 
 const CONFIG_EXAMPLES: &str = "\
 Examples:

@@ -7,6 +7,7 @@ mod builtin;
 mod chat;
 mod config;
 mod context;
+mod data;
 mod data_dir;
 mod doctor;
 mod failure;
@@ -47,6 +48,7 @@ fn execute(args: args::Args) -> Outcome {
         Command::Chat(chat) => chat::chat(&context, chat),
         Command::Run(run) => run::run(&context, &run),
         Command::Model { command } => models::models(&context, command),
+        Command::Data { command } => data::data(&context, &command),
         Command::Config { command: ConfigCommand::Show } => config::show(&context),
         Command::Doctor(options) => doctor::doctor(&context, &options),
     }

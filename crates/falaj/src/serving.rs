@@ -163,7 +163,7 @@ pub fn verified(config: &Config, place: &Place) -> Outcome<(Verified<ModelFiles>
     }
 }
 
-fn text(files: &Verified<ModelFiles>) -> Outcome<ModelText> {
+pub fn text(files: &Verified<ModelFiles>) -> Outcome<ModelText> {
     Ok(match files.layout() {
         None => ModelText::from_gguf(&Gguf::parse(files.embedded().unwrap_or_default())?)?,
         Some(Layout::Gguf(path)) => ModelText::from_gguf(&Gguf::open(path)?)?,
@@ -171,7 +171,7 @@ fn text(files: &Verified<ModelFiles>) -> Outcome<ModelText> {
     })
 }
 
-fn outline(files: &Verified<ModelFiles>) -> Outcome<Outline> {
+pub fn outline(files: &Verified<ModelFiles>) -> Outcome<Outline> {
     files.layout().map_or_else(Outline::of_builtin, Outline::of_layout)
 }
 

@@ -336,6 +336,113 @@ words! {
         "écrivez-la après le nom du modèle, ou `-` pour la lire sur l'entrée standard",
         "اكتبه بعد اسم النموذج، أو `-` لقراءته من المدخل القياسي";
 
+    // Data to learn from
+    DataFormat: "format", "format", "الصيغة";
+    DataRows: "rows", "lignes", "الأسطر";
+    DataRowsOf: "{0} good, {1} bad", "{0} bonnes, {1} mauvaises", "{0} سليمة و{1} معيبة";
+    DataTokens: "tokens", "jetons", "الرموز";
+    DataTokensOf:
+        "{0}; of an example: shortest {1}, median {2}, 95 % up to {3}, longest {4}",
+        "{0} ; chaque exemple : de {1} à {4}, médiane {2}, 95 % jusqu'à {3}",
+        "{0}؛ لكل مثال: الأقصر {1} والوسيط {2} و95 ٪ حتى {3} والأطول {4}";
+    DataLearnt: "learnt", "appris", "ما يُتعلَّم";
+    DataLearntOf: "{0} tokens, {1} %", "{0} jetons, {1} %", "{0} رمزًا، {1} ٪";
+    DataLong: "longer than {0} tokens", "plus de {0} jetons", "أطول من {0} رمز";
+    DataSame: "same as an earlier row", "déjà vues plus haut", "مكررة مما سبق";
+    DataLines: "{0} (lines {1})", "{0} (lignes {1})", "{0} (الأسطر {1})";
+    DataTime: "time to train", "durée d'entraînement", "زمن التدريب";
+    DataTimeGiven:
+        "about {0} (h:min:s) for {1} passes at {2} tokens/s, as you said",
+        "environ {0} (h:min:s) pour {1} passages à {2} jetons/s, comme indiqué",
+        "نحو {0} (س:د:ث) لعدد {1} من المرات بسرعة {2} رمزًا في الثانية كما ذكرت";
+    DataTimeGuessed:
+        "roughly {0} (h:min:s) for {1} passes at {2} tokens/s, guessed from {3} million operations a token; measure, then give `--tokens-per-second`",
+        "grossièrement {0} (h:min:s) pour {1} passages à {2} jetons/s, supposés d'après {3} millions d'opérations par jeton ; mesurez, puis donnez `--tokens-per-second`",
+        "تقريبًا {0} (س:د:ث) لعدد {1} من المرات بسرعة {2} رمزًا في الثانية، تقديرًا من {3} مليون عملية لكل رمز؛ قِس ثم أعطِ `--tokens-per-second`";
+    DataLine: "line {0}: {1}", "ligne {0} : {1}", "السطر {0}: {1}";
+    DataMoreLines: "and {0} more bad lines", "et {0} autres lignes mauvaises", "و{0} من الأسطر المعيبة الأخرى";
+    DataBad:
+        "`{0}`: {1} rows cannot be learnt from",
+        "`{0}` : {1} lignes ne peuvent pas être apprises",
+        "`{0}`: تعذّر التعلم من {1} من الأسطر";
+    DataBadNext:
+        "correct these lines or take them out, and check again",
+        "corrigez ces lignes ou retirez-les, puis vérifiez de nouveau",
+        "صحّح هذه الأسطر أو احذفها ثم أعد الفحص";
+    DataEmpty: "`{0}` has no rows", "`{0}` ne contient aucune ligne", "لا أسطر في `{0}`";
+    DataEmptyNext:
+        "write one JSON object a line, such as {\"text\": \"…\"}",
+        "écrivez un objet JSON par ligne, comme {\"text\": \"…\"}",
+        "اكتب كائن JSON في كل سطر، مثل {\"text\": \"…\"}";
+    FormatText: "text", "texte", "نص";
+    FormatChat: "chat", "conversation", "محادثة";
+    FormatCompletion: "prompt and completion", "invite et suite", "بداية وتتمة";
+    FormatPreference: "preference pairs", "paires de préférence", "أزواج تفضيل";
+    BadUtf8: "not UTF-8, from byte {0} on", "pas de l'UTF-8, à partir de l'octet {0}", "ليس بترميز UTF-8 ابتداءً من البايت {0}";
+    BadTooLong:
+        "longer than {0}; split the text over several lines",
+        "plus long que {0} ; répartissez le texte sur plusieurs lignes",
+        "أطول من {0}؛ وزّع النص على عدة أسطر";
+    BadJson: "not JSON: {0}", "pas du JSON : {0}", "ليس JSON: {0}";
+    BadNotObject: "not a JSON object", "pas un objet JSON", "ليس كائن JSON";
+    BadFormat:
+        "its keys {0} are of no known format; use `messages`, `text`, `prompt` and `completion`, `instruction` and `output`, `conversations`, or `chosen` and `rejected`",
+        "ses clés {0} ne sont d'aucun format connu ; utilisez `messages`, `text`, `prompt` et `completion`, `instruction` et `output`, `conversations`, ou `chosen` et `rejected`",
+        "مفاتيحه {0} ليست من صيغة معروفة؛ استعمل `messages` أو `text` أو `prompt` مع `completion` أو `instruction` مع `output` أو `conversations` أو `chosen` مع `rejected`";
+    BadOtherFormat:
+        "this is {0}, but the file is {1}; keep one format to a file",
+        "ceci est : {0}, mais le fichier est : {1} ; gardez un seul format par fichier",
+        "هذا {0} والملف {1}؛ اجعل لكل ملف صيغة واحدة";
+    BadMissing: "`{0}` is missing", "`{0}` manque", "ينقص `{0}`";
+    BadType: "`{0}` must be {1}", "`{0}` doit être : {1}", "يجب أن يكون `{0}`: {1}";
+    BadEmpty: "`{0}` is empty", "`{0}` est vide", "`{0}` فارغ";
+    BadRole:
+        "`{0}` is `{1}`, which is no role; use {2}",
+        "`{0}` vaut `{1}`, qui n'est pas un rôle ; utilisez {2}",
+        "`{0}` هو `{1}` وليس دورًا؛ استعمل {2}";
+    BadPart:
+        "`{0}` is a part of type `{1}`; only text can be learnt",
+        "`{0}` est une partie de type `{1}` ; seul le texte s'apprend",
+        "`{0}` جزء من نوع `{1}`؛ لا يُتعلَّم إلا النص";
+    BadWeight:
+        "`{0}` must be 0 or 1, or a number between",
+        "`{0}` doit valoir 0 ou 1, ou un nombre entre les deux",
+        "يجب أن يكون `{0}` صفرًا أو واحدًا أو ما بينهما";
+    BadWeightPlace:
+        "`{0}` stands on a message that is not the assistant's; only answers have a weight",
+        "`{0}` est sur un message qui n'est pas de l'assistant ; seules les réponses ont un poids",
+        "`{0}` على رسالة ليست للمساعد؛ الوزن للإجابات وحدها";
+    BadEnd:
+        "the last message is of role `{0}`; end with an answer of the assistant",
+        "le dernier message est de rôle `{0}` ; terminez par une réponse de l'assistant",
+        "آخر رسالة دورها `{0}`؛ اختم بإجابة للمساعد";
+    BadArguments:
+        "`{0}` is not the JSON text of an object",
+        "`{0}` n'est pas le texte JSON d'un objet",
+        "`{0}` ليس نص JSON لكائن";
+    BadTool:
+        "`{0}` calls `{1}`, which is not among the `tools`",
+        "`{0}` appelle `{1}`, qui n'est pas dans `tools`",
+        "`{0}` يستدعي `{1}` وهو ليس ضمن `tools`";
+    BadToolTwice: "`{0}` defines `{1}` a second time", "`{0}` définit `{1}` une seconde fois", "`{0}` يعرّف `{1}` مرة ثانية";
+    BadNoCall:
+        "`{0}` answers no call; a tool's message follows the call whose id it names",
+        "`{0}` ne répond à aucun appel ; le message d'un outil suit l'appel dont il cite l'identifiant",
+        "`{0}` لا يجيب عن أي استدعاء؛ رسالة الأداة تتبع الاستدعاء الذي تذكر معرّفه";
+    BadUnanswered:
+        "the calls of `{0}` are not all answered before the next message",
+        "les appels de `{0}` n'ont pas tous leur réponse avant le message suivant",
+        "لم يُجب عن كل استدعاءات `{0}` قبل الرسالة التالية";
+    BadSameAnswers:
+        "the two answers are the same; there is nothing to prefer",
+        "les deux réponses sont identiques ; il n'y a rien à préférer",
+        "الإجابتان متطابقتان؛ لا شيء يُفضَّل";
+    BadNothing:
+        "nothing to learn: no answer has a weight above 0",
+        "rien à apprendre : aucune réponse n'a un poids supérieur à 0",
+        "لا شيء يُتعلَّم: لا إجابة وزنها فوق الصفر";
+    BadRendered: "the model cannot take it: {0}", "le modèle ne peut pas le prendre : {0}", "لا يقبله النموذج: {0}";
+
     // Doctor
     DoctorCpu: "CPU", "processeur", "المعالج";
     DoctorFeatures: "CPU features", "jeux d'instructions", "تعليمات المعالج";

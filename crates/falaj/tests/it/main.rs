@@ -3,6 +3,7 @@
 
 mod chat;
 mod config;
+mod data;
 mod models;
 mod pull;
 mod run;

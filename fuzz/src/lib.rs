@@ -9,6 +9,7 @@ pub mod gguf;
 pub mod grammar;
 pub mod model;
 pub mod request;
+pub mod rows;
 pub mod safetensors;
 pub mod sample;
 pub mod template;

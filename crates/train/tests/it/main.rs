@@ -9,5 +9,6 @@ mod jobs;
 mod learning;
 mod lora;
 mod reference;
+mod seeds;
 mod serving;
 mod small;

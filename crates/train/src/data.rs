@@ -13,6 +13,7 @@ mod prepare;
 mod reading;
 mod reason;
 mod row;
+mod steps;
 mod store;
 
 pub use batches::{Batches, Laid, Shape};
@@ -23,4 +24,5 @@ pub use prepare::{Counts, DataFacts, FileRecord, Prepared};
 pub use reading::{FileFacts, Reading};
 pub use reason::{BadLine, Reason};
 pub use row::{Format, Row};
+pub use steps::Drawn;
 pub use store::{Kind, Record, Store};

@@ -4,11 +4,14 @@
 
 mod read;
 mod section;
+mod settings;
 
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::data::Batches;
+use crate::{ExportFormat, Target};
 pub use section::{RecipeError, RecipeProblem};
 
 /// A job, every choice made.
@@ -124,18 +127,6 @@ pub struct Adapter {
     pub targets: Vec<Target>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Target {
-    Q,
-    K,
-    V,
-    O,
-    Gate,
-    Up,
-    Down,
-}
-
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Dpo {
     /// How strongly the model is held to the base.
@@ -246,23 +237,8 @@ pub struct EarlyStop {
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Export {
+    /// Of safetensors, peft, f16, q8_0, q4_0, q4_k_m (the last four as GGUF); all but peft are the whole model, adapters merged.
     pub formats: Vec<ExportFormat>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ExportFormat {
-    /// The whole model; adapters merged.
-    Safetensors,
-    /// The adapter alone.
-    Peft,
-    GgufF16,
-    #[serde(rename = "gguf-q8_0")]
-    GgufQ8_0,
-    #[serde(rename = "gguf-q4_0")]
-    GgufQ4_0,
-    #[serde(rename = "gguf-q4_k_m")]
-    GgufQ4KM,
 }
 
 impl Recipe {
@@ -284,6 +260,11 @@ impl Recipe {
             file.path = folder.join(&file.path);
         }
         self
+    }
+
+    /// How many steps the job takes over `batches`.
+    pub fn steps(&self, batches: &Batches) -> u64 {
+        if self.batch.steps > 0 { self.batch.steps } else { batches.steps(self.batch.epochs) }
     }
 
     /// Whether low-rank matrices are trained rather than the base's own.
@@ -416,7 +397,7 @@ train = "talks.jsonl"
             [evaluate]
             samples = ["Bonjour \"toi\"", "مرحبا"]
             [export]
-            formats = ["safetensors", "gguf-q8_0", "gguf-q4_k_m", "gguf-f16", "gguf-q4_0"]
+            formats = ["safetensors", "q8_0", "q4_k_m", "f16", "gguf-q4_0"]
         "#;
         for text in [
             SHORT.to_owned(),
@@ -430,7 +411,7 @@ train = "talks.jsonl"
             assert_eq!(Recipe::parse(&recipe.resolved()).unwrap(), recipe, "{}", recipe.resolved());
         }
         let recipe = Recipe::parse(long).unwrap();
-        assert_eq!((recipe.optimizer.learning_rate, recipe.data.train[1].weight), (0.02, Some(1.5)));
+        assert_eq!((recipe.optimizer.learning_rate, recipe.data.train[1].weight), (0.001, Some(1.5)));
         assert_eq!(recipe.relative_to(Path::new("/srv")).data.train[0].path, Path::new("/srv/en.txt"));
     }
 

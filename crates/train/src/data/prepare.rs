@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::order::is_held_out;
 use super::store::{Store, StoreWriter};
-use super::{BadLine, Batches, Encoder, Format, Reading, Shape, Unit};
+use super::{BadLine, Batches, Drawn, Encoder, Format, Reading, Shape, Unit};
 use crate::recipe::{DataFile, Method, TooLong};
 use crate::{Recipe, TrainError};
 
@@ -133,11 +133,11 @@ impl Prepared {
         dir.join(FACTS).is_file()
     }
 
-    /// The batches to train on, and those to evaluate with.
+    /// The batches to train on, and those to evaluate with. `padding`: any token of the vocabulary.
     ///
     /// # Errors
     /// `NoData`.
-    pub fn batches(self, recipe: &Recipe, padding: u32) -> Result<(Batches, Option<Batches>), TrainError> {
+    pub fn batches(self, recipe: &Recipe, padding: u32) -> Result<Drawn, TrainError> {
         let batch = &recipe.batch;
         let shape = Shape {
             rows: batch.rows,
@@ -149,7 +149,7 @@ impl Prepared {
         let weights: Option<Vec<f64>> = recipe.data.train.iter().map(|file| file.weight).collect();
         let train = Batches::new(self.train, shape, recipe.seed, weights.as_deref())?;
         let held = self.validation.map(|store| Batches::new(store, shape, recipe.seed, None)).transpose()?;
-        Ok((train, held))
+        Ok(Drawn { train, held, evaluation_rows: recipe.evaluate.rows })
     }
 }
 

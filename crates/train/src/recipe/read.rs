@@ -6,9 +6,10 @@ use toml::de::{DeTable, DeValue};
 
 use super::section::{Reader, RecipeError, RecipeProblem, Section, short};
 use super::{
-    Adapter, Batch, Checkpoint, Data, DataFile, Distill, Dpo, EarlyStop, Evaluate, Export, ExportFormat, Method,
-    Optimizer, OptimizerKind, Recipe, Schedule, ScheduleKind, Sizes, Target, TooLong,
+    Adapter, Batch, Checkpoint, Data, DataFile, Distill, Dpo, EarlyStop, Evaluate, Export, Method, Optimizer,
+    OptimizerKind, Recipe, Schedule, ScheduleKind, Sizes, TooLong,
 };
+use crate::{ExportFormat, Target};
 
 pub fn read(text: &str) -> Result<Recipe, RecipeError> {
     let mut reader = Reader::new(text);
@@ -281,8 +282,7 @@ fn adapter(r: &mut Reader, mut s: Section) -> Adapter {
     let told: Vec<&str> = TARGETS.iter().map(|(word, _)| *word).take(7).collect();
     let mut targets =
         s.words(r, "targets", &TARGETS, &told).unwrap_or_else(|| TARGETS.iter().take(7).map(|(_, t)| *t).collect());
-    targets.sort();
-    targets.dedup();
+    in_order(&mut targets, &TARGETS);
     let adapter = Adapter {
         rank,
         alpha: s.number(r, "alpha", 1e-3..=1e6, 2.0 * rank as f64),
@@ -347,10 +347,9 @@ fn optimizer(r: &mut Reader, root: &mut Section, method: Method, adapts: bool) -
         (_, false) => 1e-4,
     };
     let rates = 1e-8..=1.0;
-    let muon = kind == OptimizerKind::Muon;
     let optimizer = Optimizer {
         kind,
-        learning_rate: s.number(r, "learning_rate", rates.clone(), if muon { usual * 20.0 } else { usual }),
+        learning_rate: s.number(r, "learning_rate", rates.clone(), usual),
         beta1: s.number(r, "beta1", 0.0..=0.9999, 0.9),
         beta2: s.number(r, "beta2", 0.0..=0.999_999, if method == Method::Pretrain { 0.95 } else { 0.999 }),
         epsilon: s.number(r, "epsilon", 1e-20..=1e-2, 1e-8),
@@ -408,16 +407,26 @@ fn early_stop(r: &mut Reader, root: &mut Section) -> EarlyStop {
 fn export(r: &mut Reader, root: &mut Section, adapts: bool) -> Export {
     let mut s = root.inner(r, "export").unwrap_or_else(|| Section::absent("export"));
     let usual = if adapts { ExportFormat::Peft } else { ExportFormat::Safetensors };
-    let told = FORMATS.map(|(word, _)| word);
+    let told: Vec<&str> = FORMATS.iter().map(|(word, _)| *word).take(6).collect();
     let mut formats = s.words(r, "formats", &FORMATS, &told).unwrap_or_else(|| vec![usual]);
-    formats.sort();
-    formats.dedup();
+    in_order(&mut formats, &FORMATS);
     let line = s.line_of(r, "formats");
     if !adapts && formats.contains(&ExportFormat::Peft) {
         r.problem(line, "`export.formats` has `peft`, but the job trains no adapter; write `safetensors`".to_owned());
     }
     s.close(r);
     Export { formats }
+}
+
+/// Each once, in the order of the table, so that two ways to write a recipe are one.
+fn in_order<T: Copy + PartialEq>(list: &mut Vec<T>, table: &[(&str, T)]) {
+    let known: Vec<T> = table.iter().map(|(_, value)| *value).filter(|value| list.contains(value)).collect();
+    list.clear();
+    for value in known {
+        if !list.contains(&value) {
+            list.push(value);
+        }
+    }
 }
 
 const METHODS: [(&str, Method); 6] = [
@@ -433,17 +442,17 @@ const TOO_LONG: [(&str, TooLong); 3] = [("drop", TooLong::Drop), ("cut", TooLong
 
 /// The first seven are what people are told; PEFT's names are known too.
 const TARGETS: [(&str, Target); 14] = [
-    ("q", Target::Q),
-    ("k", Target::K),
-    ("v", Target::V),
-    ("o", Target::O),
+    ("q", Target::Query),
+    ("k", Target::Key),
+    ("v", Target::Value),
+    ("o", Target::Output),
     ("gate", Target::Gate),
     ("up", Target::Up),
     ("down", Target::Down),
-    ("q_proj", Target::Q),
-    ("k_proj", Target::K),
-    ("v_proj", Target::V),
-    ("o_proj", Target::O),
+    ("q_proj", Target::Query),
+    ("k_proj", Target::Key),
+    ("v_proj", Target::Value),
+    ("o_proj", Target::Output),
     ("gate_proj", Target::Gate),
     ("up_proj", Target::Up),
     ("down_proj", Target::Down),
@@ -458,9 +467,14 @@ const SCHEDULES: [(&str, ScheduleKind); 4] = [
     ("wsd", ScheduleKind::Wsd),
 ];
 
-const FORMATS: [(&str, ExportFormat); 6] = [
+/// The first six are what people are told.
+const FORMATS: [(&str, ExportFormat); 10] = [
     ("safetensors", ExportFormat::Safetensors),
     ("peft", ExportFormat::Peft),
+    ("f16", ExportFormat::GgufF16),
+    ("q8_0", ExportFormat::GgufQ8_0),
+    ("q4_0", ExportFormat::GgufQ4_0),
+    ("q4_k_m", ExportFormat::GgufQ4KM),
     ("gguf-f16", ExportFormat::GgufF16),
     ("gguf-q8_0", ExportFormat::GgufQ8_0),
     ("gguf-q4_0", ExportFormat::GgufQ4_0),

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::data::encode::tests::SEED;
+use crate::run::Steps;
 
 struct Folder(PathBuf);
 
@@ -59,16 +60,18 @@ fn the_same_bytes_whatever_the_threads_and_after_a_restart() {
     assert_eq!(one.train.examples + one.validation.examples, 700);
     assert!((15..60).contains(&one.validation.examples), "{}", one.validation.examples);
     let recipe = folder.recipe(recipe);
-    let (batches, held) = three.batches(&recipe, 2).unwrap();
+    let mut drawn = three.batches(&recipe, 2).unwrap();
     fs::remove_file(folder.0.join("a.jsonl")).unwrap();
     assert!(Prepared::is_in(&folder.0.join("job")));
     let again = Prepared::open(&folder.0.join("job")).unwrap();
     assert_eq!(again.facts, one);
-    let (again, held_again) = again.batches(&recipe, 2).unwrap();
-    assert_eq!(batches.step(3).unwrap(), again.step(3).unwrap());
-    assert_eq!(batches.order_digest(50), again.order_digest(50));
-    let sample = |held: Option<Batches>| held.unwrap().sample(0).map(|laid| laid.unwrap()).collect::<Vec<_>>();
-    assert_eq!(sample(held), sample(held_again));
+    let mut again = again.batches(&recipe, 2).unwrap();
+    assert_eq!(drawn.step(3).unwrap(), again.step(3).unwrap());
+    assert_eq!(drawn.train.order_digest(50), again.train.order_digest(50));
+    let evaluation = drawn.evaluation().unwrap();
+    assert!(!evaluation.is_empty());
+    assert_eq!(evaluation, again.evaluation().unwrap());
+    assert_eq!(drawn.train.steps(3.0), recipe.steps(&drawn.train));
 }
 
 #[test]

@@ -58,7 +58,7 @@ impl Estimate {
         // Of a core, in matrix products of a training step; what doctor measures is a peak that no step reaches.
         let core = match isa {
             Isa::Scalar => 2e9,
-            Isa::Avx2 => 25e9,
+            Isa::Avx2 | Isa::Avx2Vnni => 25e9,
             Isa::Avx512 => 80e9,
             Isa::Amx => 250e9,
         };

@@ -15,6 +15,8 @@ pub enum TrainError {
     Artifact(#[from] ArtifactError),
     #[error(transparent)]
     Model(#[from] ModelError),
+    #[error(transparent)]
+    Text(#[from] falaj_text::TextError),
     #[error("cannot {action} `{}`: {source}", path.display())]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
     #[error(

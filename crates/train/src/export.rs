@@ -38,6 +38,18 @@ pub enum ExportFormat {
 }
 
 impl ExportFormat {
+    /// As recipes call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            ExportFormat::Safetensors => "safetensors",
+            ExportFormat::GgufF16 => "f16",
+            ExportFormat::GgufQ8_0 => "q8_0",
+            ExportFormat::GgufQ4_0 => "q4_0",
+            ExportFormat::GgufQ4KM => "q4_k_m",
+            ExportFormat::Peft => "peft",
+        }
+    }
+
     /// Of every matrix of a GGUF.
     fn of(self, config: &Config, slot: Slot) -> Format {
         match self {

@@ -13,10 +13,13 @@ pub struct Record {
     pub base_digest: Option<String>,
     /// Of the data as it was read.
     pub data_digest: String,
-    /// From which the exact order of the data follows.
+    /// Of the exact order in which it came.
+    pub order_digest: String,
     pub seed: u64,
     /// Every choice that was made.
     pub recipe: serde_json::Value,
+    /// The files, with what was left out of each.
+    pub data: serde_json::Value,
     pub code_version: String,
     /// Of the operations.
     pub numerics: String,

@@ -100,6 +100,13 @@ pub struct Surroundings<'a> {
     pub clock: &'a dyn Fn() -> f64,
 }
 
+impl<'a> Surroundings<'a> {
+    /// For one more use.
+    pub(crate) fn again(&mut self) -> Surroundings<'_> {
+        Surroundings { folder: self.folder, watch: self.watch, cancelled: self.cancelled, clock: self.clock }
+    }
+}
+
 /// Trains `trainer` to its last step, from the last checkpoint in the folder or from its beginning.
 ///
 /// # Errors

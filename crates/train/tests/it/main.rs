@@ -8,6 +8,7 @@ mod gradients;
 mod jobs;
 mod learning;
 mod lora;
+mod recipes;
 mod reference;
 mod seeds;
 mod serving;

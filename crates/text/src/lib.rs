@@ -22,4 +22,4 @@ pub use grammar::{Grammar, GrammarCompiler, Matcher};
 pub use model_text::ModelText;
 pub use output::{OutputParser, Piece};
 pub use stop::{StopFinder, StopStep};
-pub use tokenizer::{Special, TokenKind, Tokenizer};
+pub use tokenizer::{Special, TokenKind, Tokenizer, learn_vocabulary};

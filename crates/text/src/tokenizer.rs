@@ -6,6 +6,7 @@ mod charsmap;
 mod cut;
 mod gguf;
 mod huggingface;
+mod learn;
 mod pretokenize;
 mod protobuf;
 mod sentencepiece;
@@ -16,6 +17,7 @@ mod vocabulary;
 use falaj_artifact::gguf::Gguf;
 
 pub(crate) use cut::{Crossed, Cut};
+pub use learn::learn_vocabulary;
 pub(crate) use tekken::TekkenFacts;
 pub use vocabulary::TokenKind;
 use vocabulary::Vocabulary;

@@ -4,6 +4,7 @@ mod chat;
 mod golden;
 mod grammar;
 mod hostile;
+mod learn;
 mod lesson;
 mod output;
 mod seed;

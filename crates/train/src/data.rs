@@ -15,6 +15,7 @@ mod reason;
 mod row;
 mod steps;
 mod store;
+mod vocabulary;
 
 pub use batches::{Batches, Laid, Shape};
 pub use check::{Checked, TokenCounts, check};
@@ -26,3 +27,4 @@ pub use reason::{BadLine, Reason};
 pub use row::{Format, Row};
 pub use steps::Drawn;
 pub use store::{Kind, Record, Store};
+pub use vocabulary::{Share, Vocabulary, VocabularyPlan, vocabulary};

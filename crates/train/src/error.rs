@@ -57,6 +57,8 @@ pub enum TrainError {
     WrongData { path: PathBuf, found: Format, needed: &'static str },
     #[error("no row of the data can be learnt from; `falaj data check` tells why")]
     NoData,
+    #[error(transparent)]
+    Vocabulary { source: falaj_text::TextError },
     #[error("the prepared data `{}` is damaged; delete its folder to prepare it again", path.display())]
     DataDamaged { path: PathBuf },
 

@@ -38,7 +38,10 @@ impl Constraint for Probe {
 
 #[test]
 fn a_decoded_token_costs_no_allocation() {
-    assert_eq!(allocations(false), 0);
+    // A stream's channel takes another block of slots when its reader is late, as on a busy machine: at most two for each of the
+    // five streams. One allocation for each token would be 1,250, one for each page of them 78.
+    let idle = allocations(false);
+    assert!(idle <= 10, "{idle}");
     // How many rows are proposed depends on measured times, and buffers grow when a step has more rows than any before:
     // a few times in all, where 250 steps were made.
     assert!(allocations(true) <= 16);

@@ -1,5 +1,5 @@
 //! The gradient of the whole decoder against finite differences of a reference in f64. The trainer rounds inputs of products to
-//! bf16, so single values may differ by percents; a mistake in the mathematics moves a whole parameter's gradient.
+//! bf16, shares and slopes inside attention among them, so single values may differ by percents, and a parameter by a few; a mistake in the mathematics moves a whole parameter's gradient.
 
 use falaj_kernels::RopeLayout;
 use falaj_model::{Config, Slot};
@@ -36,7 +36,7 @@ fn check(config: &Config, settings: Settings) {
     let mut reference = Reference::of(&arena(config));
     let batch = batch(config, &[7, 1, 4], 14, 1);
     for (slot, error) in compare(&mut trainer, &mut reference, &batch) {
-        assert!(error < 0.03, "{slot:?}: {error}");
+        assert!(error < 0.05, "{slot:?}: {error}");
     }
 }
 

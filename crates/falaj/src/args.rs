@@ -52,6 +52,15 @@ pub enum Command {
         #[command(subcommand)]
         command: ModelCommand,
     },
+    /// Train a model: fine-tune one, or make one from nothing, as a recipe says
+    #[command(after_help = TRAIN_EXAMPLES)]
+    Train(Train),
+    /// What `falaj up` starts for a fine-tuning job; not for people
+    #[command(hide = true)]
+    Job {
+        #[command(subcommand)]
+        command: JobCommand,
+    },
     /// Look at files to learn from
     Data {
         #[command(subcommand)]
@@ -195,6 +204,29 @@ pub struct Pull {
     /// File that holds an access token, for gated repositories
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<String>,
+}
+
+#[derive(ClapArgs)]
+pub struct Train {
+    /// A TOML file; a dozen lines suffice (see `--help` for one)
+    pub recipe: PathBuf,
+    /// Where checkpoints and results go; called again, it goes on there [default: the recipe's name, beside it]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Only print the recipe with every default
+    #[arg(long)]
+    pub print: bool,
+}
+
+#[derive(Subcommand)]
+pub enum JobCommand {
+    /// Run the job in this folder; it ends when standard input does
+    Run {
+        dir: PathBuf,
+        /// Only look at its data
+        #[arg(long)]
+        check: bool,
+    },
 }
 
 #[derive(Subcommand)]
@@ -344,6 +376,23 @@ Examples:
   falaj model pull OWNER/REPO --endpoint https://hub.example.org
 
 Only what is needed is fetched. Every file is compared with the digest that the hub lists.";
+
+const TRAIN_EXAMPLES: &str = "\
+Examples:
+  falaj train recipe.toml
+  falaj train recipe.toml --out runs/helpdesk
+  falaj train recipe.toml --print
+  falaj train recipe.toml --json | jq .loss
+
+A recipe:
+  name = \"helpdesk\"
+  base = \"falaj-seed\"
+  method = \"lora\"
+  [data]
+  train = \"talks.jsonl\"
+
+Stopped or killed, the same command goes on from the last checkpoint. The finished model is added to the models of this
+machine under the recipe's name: `falaj chat helpdesk`.";
 
 const CHECK_EXAMPLES: &str = "\
 Examples:

@@ -13,6 +13,7 @@ mod doctor;
 mod failure;
 mod hub;
 mod inspect;
+mod job;
 mod key;
 mod machine;
 mod models;
@@ -23,6 +24,7 @@ mod progress;
 mod run;
 mod serving;
 mod talk;
+mod train;
 mod up;
 mod words;
 
@@ -48,6 +50,8 @@ fn execute(args: args::Args) -> Outcome {
         Command::Chat(chat) => chat::chat(&context, chat),
         Command::Run(run) => run::run(&context, &run),
         Command::Model { command } => models::models(&context, command),
+        Command::Train(options) => train::train(&context, &options),
+        Command::Job { command } => job::job(&context, &command),
         Command::Data { command } => data::data(&context, &command),
         Command::Config { command: ConfigCommand::Show } => config::show(&context),
         Command::Doctor(options) => doctor::doctor(&context, &options),

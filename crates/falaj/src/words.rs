@@ -336,6 +336,39 @@ words! {
         "écrivez-la après le nom du modèle, ou `-` pour la lire sur l'entrée standard",
         "اكتبه بعد اسم النموذج، أو `-` لقراءته من المدخل القياسي";
 
+    // Training
+    TrainRecipeBad: "the recipe `{0}` cannot be used:\n{1}", "la recette `{0}` est inutilisable :\n{1}", "لا تصلح الوصفة `{0}`:\n{1}";
+    TrainRecipeNext:
+        "correct these lines; `falaj train RECIPE --print` shows every setting",
+        "corrigez ces lignes ; `falaj train RECIPE --print` montre tous les réglages",
+        "صحّح هذه الأسطر؛ ويعرض `falaj train RECIPE --print` كل الإعدادات";
+    TrainPlan:
+        "{0} rows, {1} steps of {2} tokens; results in {3}",
+        "{0} lignes, {1} pas de {2} jetons ; résultats dans {3}",
+        "{0} من الأسطر و{1} من الخطوات، كل خطوة {2} رمزًا؛ والنتائج في `{3}`";
+    TrainStep:
+        "step {0}/{1}  loss {2}  {3} tokens/s  {4} left",
+        "pas {0}/{1}  perte {2}  {3} jetons/s  reste {4}",
+        "خطوة {0}/{1}  الخسارة {2}  {3} رمزًا/ث  بقي {4}";
+    TrainHeldOut:
+        "step {0}: on held-out data loss {1}, {2} % of tokens right",
+        "pas {0} : perte {1} sur les données réservées, {2} % de jetons justes",
+        "خطوة {0}: الخسارة على البيانات المحجوزة {1}، و{2} ٪ من الرموز صحيحة";
+    TrainStopped:
+        "stopped after step {0}; the same command goes on there",
+        "arrêté après le pas {0} ; la même commande reprend là",
+        "توقف بعد الخطوة {0}؛ والأمر نفسه يكمل من هناك";
+    TrainExport: "{0}: {1} (logits within {2})", "{0} : {1} (logits à {2} près)", "{0}: `{1}` (فرق القيم {2})";
+    TrainDone: "done: `falaj chat {0}`", "terminé : `falaj chat {0}`", "تم: `falaj chat {0}`";
+    TrainNameTaken:
+        "there is a model `{0}` already, so this one was not added",
+        "il existe déjà un modèle `{0}` ; celui-ci n'a pas été ajouté",
+        "يوجد نموذج باسم `{0}`، فلم يُضف هذا";
+    TrainNameTakenNext:
+        "add it under another name: `falaj model import {0} --name NAME`",
+        "ajoutez-le sous un autre nom : `falaj model import {0} --name NOM`",
+        "أضفه باسم آخر: `falaj model import {0} --name NAME`";
+
     // Data to learn from
     DataFormat: "format", "format", "الصيغة";
     DataRows: "rows", "lignes", "الأسطر";

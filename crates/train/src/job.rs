@@ -12,7 +12,7 @@ use falaj_protocol::jobs::Progress;
 use falaj_text::ModelText;
 use serde::{Deserialize, Serialize};
 
-use crate::data::{Encoder, Prepared};
+use crate::data::{DataFacts, Drawn, Encoder, Prepared};
 use crate::disk::Disk;
 use crate::recipe::Method;
 use crate::run::{Learning, Outcome, Steps, Summary, Surroundings, run};
@@ -49,28 +49,9 @@ impl Job<'_> {
     /// Everything that [`TrainError`] knows.
     pub fn run(&self, surroundings: Surroundings<'_>) -> Result<Finished, TrainError> {
         let Surroundings { folder, watch, cancelled, clock } = surroundings;
-        fs::create_dir_all(folder).map_err(TrainError::io("create", folder))?;
-        self.same_base(folder)?;
         let Self { recipe, threads, .. } = *self;
-        let data = folder.join("data");
-        let encoder = Encoder::new(&text(self.base)?);
-        let prepared = match Prepared::is_in(&data) {
-            true => Prepared::open(&data)?,
-            false => {
-                fs::create_dir_all(&data).map_err(TrainError::io("create", &data))?;
-                Prepared::make(recipe, &encoder, &data, threads, &mut |_| ())?
-            }
-        };
-        let facts = prepared.facts.clone();
-        let mut drawn = prepared.batches(recipe, 0)?;
-        let steps = recipe.steps(&drawn.train);
-        (*watch)(&Progress::Validated {
-            rows: drawn.train.rows(),
-            data_tokens: facts.train.learnt,
-            tokens_per_step: (recipe.batch.rows * recipe.batch.length * recipe.batch.accumulate) as u64,
-            steps,
-            expected_seconds: None,
-        });
+        let Ready { encoder, facts, mut drawn, steps } = self.ready(folder)?;
+        (*watch)(&self.validated(&facts, &drawn, steps));
 
         let settings = recipe.settings(steps, threads);
         let max_tokens = settings.max_tokens;
@@ -126,6 +107,44 @@ impl Job<'_> {
         Ok(Finished::Done { exports, summary })
     }
 
+    /// Prepares the data in the folder, as the job itself would, and says what there is to do.
+    ///
+    /// # Errors
+    /// Those of data and disk.
+    pub fn check(&self, folder: &Path) -> Result<Progress, TrainError> {
+        let Ready { facts, drawn, steps, .. } = self.ready(folder)?;
+        Ok(self.validated(&facts, &drawn, steps))
+    }
+
+    fn ready(&self, folder: &Path) -> Result<Ready, TrainError> {
+        fs::create_dir_all(folder).map_err(TrainError::io("create", folder))?;
+        self.same_base(folder)?;
+        let data = folder.join("data");
+        let encoder = Encoder::new(&text(self.base)?);
+        let prepared = match Prepared::is_in(&data) {
+            true => Prepared::open(&data)?,
+            false => {
+                fs::create_dir_all(&data).map_err(TrainError::io("create", &data))?;
+                Prepared::make(self.recipe, &encoder, &data, self.threads, &mut |_| ())?
+            }
+        };
+        let facts = prepared.facts.clone();
+        let drawn = prepared.batches(self.recipe, 0)?;
+        let steps = self.recipe.steps(&drawn.train);
+        Ok(Ready { encoder, facts, drawn, steps })
+    }
+
+    fn validated(&self, facts: &DataFacts, drawn: &Drawn, steps: u64) -> Progress {
+        let batch = &self.recipe.batch;
+        Progress::Validated {
+            rows: drawn.train.rows(),
+            data_tokens: facts.train.learnt,
+            tokens_per_step: (batch.rows * batch.length * batch.accumulate) as u64,
+            steps,
+            expected_seconds: None,
+        }
+    }
+
     fn start(&self, encoder: &Encoder) -> Result<Start, TrainError> {
         let recipe = self.recipe;
         if recipe.method == Method::Pretrain {
@@ -166,6 +185,14 @@ impl Job<'_> {
             Err(error) => Err(TrainError::io("read", &path)(error)),
         }
     }
+}
+
+/// A job before its first step.
+struct Ready {
+    encoder: Encoder,
+    facts: DataFacts,
+    drawn: Drawn,
+    steps: u64,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -109,3 +109,19 @@ HELLO = [{"role": "user", "content": "Hello! Bonjour ! مرحبا"}]
 TOO_LONG = "water " * 60_000
 
 HUGE = "x" * (20 << 20)
+
+
+def talks(count=40):
+    """Lines to learn from, as both vendors document them."""
+    line = '{"messages": [{"role": "user", "content": "Where is parcel %d?"}, {"role": "assistant", "content": "In hall %d."}]}'
+    return "\n".join(line % (number, number % 7) for number in range(count)).encode()
+
+
+def until(job, statuses, look):
+    """Asks `look` until the job has one of these statuses."""
+    deadline = time.monotonic() + 120
+    while job.status not in statuses:
+        assert time.monotonic() < deadline, f"{job.id} is still {job.status}"
+        time.sleep(0.05)
+        job = look(job.id)
+    return job

@@ -8,7 +8,7 @@ from typing import Literal
 import pydantic
 import pytest
 
-from conftest import CALL_ID, CERTAIN, HELLO, HUGE, TOO_LONG, TOOLS, check_weather
+from conftest import CALL_ID, CERTAIN, HELLO, HUGE, TOO_LONG, TOOLS, check_weather, talks, until
 
 try:
     from mistralai.client import Mistral
@@ -258,3 +258,64 @@ def test_eight_threads(client, model):
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(ask, range(8)))
     assert answers[:4] == answers[4:]
+
+
+@pytest.fixture
+def tuning(client):
+    # The third major version has no fine-tuning.
+    if not hasattr(client, "fine_tuning"):
+        pytest.skip("this client has no fine-tuning")
+    return client.fine_tuning.jobs
+
+
+def test_files(client):
+    file = client.files.upload(file={"file_name": "talks.jsonl", "content": talks()}, purpose="fine-tune")
+    assert (file.num_lines, file.sample_type, file.size_bytes) == (40, "instruct", len(talks()))
+    assert client.files.retrieve(file_id=file.id).filename == "talks.jsonl"
+    assert client.files.download(file_id=file.id).read() == talks()
+    assert file.id in [listed.id for listed in client.files.list().data]
+    assert file.id in client.files.get_signed_url(file_id=file.id).url
+    assert client.files.delete(file_id=file.id).deleted
+
+
+def test_a_model_is_tuned_served_renamed_and_deleted(client, tuning, model):
+    file = client.files.upload(file={"file_name": "talks.jsonl", "content": talks()}, purpose="fine-tune")
+    ask = {
+        "model": model,
+        "training_files": [{"file_id": file.id, "weight": 1}],
+        "hyperparameters": {"training_steps": 2, "learning_rate": 1e-4, "seq_len": 64},
+    }
+    job = tuning.create(**ask, suffix="port", auto_start=False)
+    job = until(job, ["VALIDATED"], lambda id: tuning.get(job_id=id))
+    job = until(tuning.start(job_id=job.id), ["SUCCESS"], lambda id: tuning.get(job_id=id))
+    assert job.trained_tokens > 0
+    assert [event.data["status"] for event in job.events if event.name == "status-updated"][0] == "SUCCESS"
+    assert job.checkpoints[0].metrics.train_loss > 0
+    tuned = job.fine_tuned_model
+    assert tuned.startswith(f"ft-{model}-port-")
+    reply = client.chat.complete(model=tuned, messages=HELLO, max_tokens=4)
+    assert reply.model == tuned
+    assert client.models.update(model_id=tuned, name="Port").name == "Port"
+    assert client.models.archive(model_id=tuned).archived
+    with pytest.raises(SDKError):
+        client.chat.complete(model=tuned, messages=HELLO, max_tokens=4)
+    assert not client.models.unarchive(model_id=tuned).archived
+    assert client.models.delete(model_id=tuned).deleted
+    client.files.delete(file_id=file.id)
+
+
+def test_a_running_job_is_cancelled(client, tuning, model):
+    file = client.files.upload(file={"file_name": "talks.jsonl", "content": talks()}, purpose="fine-tune")
+    hyperparameters = {"training_steps": 100_000, "learning_rate": 1e-4, "seq_len": 256}
+    job = tuning.create(model=model, training_files=[{"file_id": file.id}], hyperparameters=hyperparameters)
+    job = until(job, ["RUNNING"], lambda id: tuning.get(job_id=id))
+    until(tuning.cancel(job_id=job.id), ["CANCELLED"], lambda id: tuning.get(job_id=id))
+    client.files.delete(file_id=file.id)
+
+
+def test_bad_data_fails_validation(client, tuning, model):
+    file = client.files.upload(file={"file_name": "bad.jsonl", "content": b'{"messages": 7}'}, purpose="fine-tune")
+    job = tuning.create(model=model, training_files=[{"file_id": file.id}], hyperparameters={"training_steps": 1})
+    job = until(job, ["FAILED_VALIDATION"], lambda id: tuning.get(job_id=id))
+    assert "line 1" in str(job.events[0].data["error"])
+    client.files.delete(file_id=file.id)

@@ -10,7 +10,7 @@ import openai
 import pydantic
 import pytest
 
-from conftest import CALL_ID, CERTAIN, HELLO, HUGE, TOO_LONG, TOOLS, check_weather
+from conftest import CALL_ID, CERTAIN, HELLO, HUGE, TOO_LONG, TOOLS, check_weather, talks, until
 
 
 @pytest.fixture(params=["/v1", "/openai/v1"])
@@ -338,3 +338,33 @@ def test_asynchronous_client(url, key, base, model):
             return await asyncio.gather(*replies)
 
     assert len({reply.choices[0].message.content for reply in asyncio.run(several())}) >= 1
+
+
+def test_files(client):
+    file = client.files.create(file=("talks.jsonl", talks()), purpose="fine-tune")
+    assert (file.status, file.bytes) == ("processed", len(talks()))
+    assert client.files.content(file.id).read() == talks()
+    assert file.id in [listed.id for listed in client.files.list(limit=1)]
+    assert client.files.delete(file.id).deleted
+    with pytest.raises(openai.NotFoundError):
+        client.files.retrieve(file.id)
+
+
+def test_fine_tuning(url, key, model):
+    with openai.OpenAI(base_url=url + "/openai/v1", api_key=key, max_retries=0, timeout=120) as client:
+        jobs = client.fine_tuning.jobs
+        file = client.files.create(file=("talks.jsonl", talks(8)), purpose="fine-tune")
+        method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 1, "batch_size": 1}}}
+        job = jobs.create(model=model, training_file=file.id, method=method, seed=7, metadata={"port": "tangier"})
+        assert (job.object, job.seed, job.metadata) == ("fine_tuning.job", 7, {"port": "tangier"})
+        job = until(job, ["succeeded"], jobs.retrieve)
+        assert job.trained_tokens > 0 and job.finished_at >= job.created_at
+        assert any("SUCCESS" in event.message for event in jobs.list_events(job.id, limit=1))
+        (checkpoint, *_) = jobs.checkpoints.list(job.id)
+        assert checkpoint.metrics.train_loss > 0
+        reply = client.chat.completions.create(model=job.fine_tuned_model, messages=HELLO, max_tokens=4)
+        assert reply.choices
+        assert client.models.delete(job.fine_tuned_model).deleted
+        with pytest.raises(openai.BadRequestError):
+            jobs.create(model=model, training_file="gone")
+        client.files.delete(file.id)

@@ -1,6 +1,7 @@
 //! Products for training: out[i][j] (+)= Σ_k a(i, k)·b(j, k) in bf16 with sums in f32, of operands that lie in rows or transposed,
-//! so that forward (x Wᵀ), and both backward products (dy W, dyᵀ x) read what is there. Both operands are packed: b once for all
-//! threads, a block by block beside the sums (`gemm/pack.rs`); the sums are made in registers (`gemm/tile.rs`).
+//! so that forward (x Wᵀ), and both backward products (dy W, dyᵀ x) read what is there. b is packed once for all
+//! threads (`gemm/pack.rs`), a where it must be, block by block beside the sums (`gemm/left.rs`); the sums are made in registers
+//! (`gemm/tile.rs`).
 //!
 //! The numerics are those of BF16 weights in `matmul.rs`: one sum per output, which begins at 0 or, with [`Then::Add`], at what is
 //! in `out`; for each pair of ks in order acc = fma(b₁, a₁, acc), then acc = fma(b₀, a₀, acc). An odd depth ends with a pair
@@ -8,6 +9,7 @@
 //! bit, and nothing depends on blocks or threads.
 //! Source of the blocking: Goto and van de Geijn 2008; Van Zee and van de Geijn 2015 (BLIS).
 
+mod left;
 mod pack;
 mod tile;
 
@@ -103,12 +105,13 @@ impl<'a> OutMut<'a> {
 
 /// Columns of b that lie side by side when packed: sixteen rows of it, one for each lane.
 pub(crate) const LANES: usize = 16;
-/// Pairs of ks whose columns of b stay in the first-level cache while rows of a pass: 3 × 8 KiB.
-const CACHED_PAIRS: usize = 128;
-/// Rows of a in a block: 48 KiB of pairs, in the second-level cache.
+/// Pairs of ks whose columns of b rows of a pass over: 3 × 16 KiB, which the second-level cache gives as fast as they are used. Fewer
+/// would stay in the first, and have sums go to and fro more often.
+const CACHED_PAIRS: usize = 256;
+/// Rows of a in a block: 96 KiB of pairs, in the second-level cache.
 const BLOCK_ROWS: usize = 96;
 /// For each thread, so that they end together.
-const TASKS_PER_THREAD: usize = 6;
+const TASKS_PER_THREAD: usize = 4;
 
 /// The part of a product that one task makes.
 pub(crate) struct Block<'a> {

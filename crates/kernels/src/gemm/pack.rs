@@ -1,5 +1,5 @@
-//! Operands in the order in which the sums read them, rounded to bf16. b: panels of sixteen rows side by side, a pair of ks after
-//! the other. a: the rows of a tile side by side, the same way. Rows and ks beyond the end are zeros.
+//! The right operand in the order in which the sums read it, rounded to bf16: panels of sixteen rows side by side, a pair of ks
+//! after the other. Rows and ks beyond the end are zeros. `left.rs` is the other operand.
 
 use std::ops::Range;
 
@@ -52,7 +52,7 @@ pub(crate) fn pack_columns<const N: usize>(
 }
 
 /// What becomes bf16. A trait, since a closure would be compiled without the instructions of its ISA.
-trait Bits: Copy {
+pub(super) trait Bits: Copy {
     fn bits(self) -> u16;
 }
 
@@ -78,7 +78,10 @@ fn in_rows<T: Bits, const N: usize>(
     pairs: Range<usize>,
     out: &mut [[[u16; 2]; N]],
 ) {
-    let ks = 2 * pairs.start..(2 * pairs.end).min(from.depth);
+    let ks = (2 * pairs.start).min(from.depth)..(2 * pairs.end).min(from.depth);
+    // Pairs wholly beyond the depth, where tiles want more than there are.
+    let (out, beyond) = out.split_at_mut(ks.len().div_ceil(2));
+    beyond.fill([[0; 2]; N]);
     for (column, i) in rows.clone().enumerate() {
         let row = &values[i * from.stride..][ks.clone()];
         let (whole, odd) = row.as_chunks::<2>();
@@ -105,6 +108,10 @@ fn transposed<T: Bits, const N: usize>(
     out: &mut [[[u16; 2]; N]],
 ) {
     for (to, pair) in out.iter_mut().zip(pairs) {
+        if 2 * pair >= from.depth {
+            *to = [[0; 2]; N];
+            continue;
+        }
         let first = &values[2 * pair * from.stride + rows.start..][..rows.len()];
         let second = 2 * pair + 1;
         if second == from.depth {

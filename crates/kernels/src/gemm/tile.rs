@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::pack::pack_columns;
-use super::{Block, LANES, parts, round_bf16};
+use super::left::{Left, Prepared, prepare};
+use super::{Block, LANES, parts};
 use crate::buffer::AlignedVec;
 use crate::matmul::{Then, grown};
 use crate::simd::Simd;
@@ -73,10 +73,10 @@ fn bytes(pairs: &[[u16; 2]; LANES]) -> &[u8; 64] {
 /// What a thread keeps between blocks.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
-    /// a, packed, of a block and part of the depth: (tiles, pairs, ROWS) pairs.
-    packed: AlignedVec<u16>,
+    /// a, packed, of a block and part of the depth.
+    pub(super) packed: AlignedVec<u16>,
     /// Sums that are to become bf16.
-    sums: AlignedVec<f32>,
+    pub(super) sums: AlignedVec<f32>,
 }
 
 thread_local! {
@@ -97,25 +97,35 @@ pub(crate) fn block<S: Simd, M: Multiply<S>>(s: S, multiply: M, block: &Block, s
     // Sums go to and fro between `out` and registers; those that end as bf16 stay beside it until the last part.
     let sums = if block.out.is_bf16() { grown(&mut scratch.sums, rows.len() * width) } else { &mut [] };
     for (part, pairs) in parts(block.pairs).enumerate() {
-        let tiles = rows.len().div_ceil(ROWS);
-        let packed = grown(&mut scratch.packed, tiles * pairs.len() * ROWS * 2);
-        let a = packed.as_chunks_mut::<2>().0.as_chunks_mut::<ROWS>().0;
-        for tile in 0..tiles {
-            let rows = rows.start + tile * ROWS..(rows.start + (tile + 1) * ROWS).min(rows.end);
-            pack_columns(block.a, rows, pairs.clone(), &mut a[tile * pairs.len()..][..pairs.len()]);
-        }
         let begun = part > 0 || *then == Then::Add;
         let place = Place { block, begun, last: part == last, width };
-        let panels = columns.start / LANES..columns.end.div_ceil(LANES);
-        let mut panel = panels.start;
-        while panel < panels.end {
-            panel += match panels.end - panel {
-                3.. if S::WIDE => rows_of::<S, M, 8, 3>(s, multiply, &place, a, &pairs, panel, sums),
-                2 if S::WIDE => rows_of::<S, M, 8, 2>(s, multiply, &place, a, &pairs, panel, sums),
-                _ if S::WIDE => rows_of::<S, M, 8, 1>(s, multiply, &place, a, &pairs, panel, sums),
-                _ => rows_of::<S, M, 4, 1>(s, multiply, &place, a, &pairs, panel, sums),
-            };
+        match prepare(block.a, rows.clone(), pairs.clone(), &mut scratch.packed) {
+            Prepared::InRows(a) => all_panels(s, multiply, &place, a, &pairs, sums),
+            Prepared::SideBySide(a) => all_panels(s, multiply, &place, a, &pairs, sums),
         }
+    }
+}
+
+#[inline(always)]
+fn all_panels<S: Simd, M: Multiply<S>, L: Left>(
+    s: S,
+    multiply: M,
+    place: &Place,
+    a: L,
+    pairs: &Range<usize>,
+    sums: &mut [f32],
+) {
+    let columns = &place.block.columns;
+    let panels = columns.start / LANES..columns.end.div_ceil(LANES);
+    let mut panel = panels.start;
+    while panel < panels.end {
+        panel += match panels.end - panel {
+            // Two pairs rather than three and one, which would wait for its sums.
+            4 | 2 if S::WIDE => rows_of::<S, M, L, 8, 2>(s, multiply, place, a, pairs, panel, sums),
+            3.. if S::WIDE => rows_of::<S, M, L, 8, 3>(s, multiply, place, a, pairs, panel, sums),
+            _ if S::WIDE => rows_of::<S, M, L, 8, 1>(s, multiply, place, a, pairs, panel, sums),
+            _ => rows_of::<S, M, L, 4, 1>(s, multiply, place, a, pairs, panel, sums),
+        };
     }
 }
 
@@ -131,11 +141,11 @@ struct Place<'a> {
 
 /// All rows of the block times N panels; returns N. T rows of a tile are worked on at once.
 #[inline(always)]
-fn rows_of<S: Simd, M: Multiply<S>, const T: usize, const N: usize>(
+fn rows_of<S: Simd, M: Multiply<S>, L: Left, const T: usize, const N: usize>(
     s: S,
     multiply: M,
     place: &Place,
-    a: &[[[u16; 2]; ROWS]],
+    a: L,
     pairs: &Range<usize>,
     panel: usize,
     sums: &mut [f32],
@@ -147,7 +157,7 @@ fn rows_of<S: Simd, M: Multiply<S>, const T: usize, const N: usize>(
     }
     let tiles = block.rows.len().div_ceil(ROWS);
     for tile in 0..tiles {
-        let a = &a[tile * pairs.len()..][..pairs.len()];
+        let a = a.tile(tile);
         let mut from = 0;
         while from < ROWS && tile * ROWS + from < block.rows.len() {
             let row = tile * ROWS + from;
@@ -159,7 +169,8 @@ fn rows_of<S: Simd, M: Multiply<S>, const T: usize, const N: usize>(
                     }
                 }
             }
-            multiplied::<S, M, T, N>(s, multiply, &mut acc, a, from, &b);
+            // SAFETY: `a` has the block's rows and these pairs.
+            unsafe { multiplied::<S, M, L, T, N>(s, multiply, &mut acc, a, from, &b) }
             for t in 0..T {
                 for n in 0..N {
                     write(s, place, acc[t][n], row + t, panel + n, sums);
@@ -171,25 +182,34 @@ fn rows_of<S: Simd, M: Multiply<S>, const T: usize, const N: usize>(
     N
 }
 
+/// # Safety
+/// The tile has as many pairs as each of `b`, and ROWS are T or more beyond `from`.
 #[inline(always)]
-fn multiplied<S: Simd, M: Multiply<S>, const T: usize, const N: usize>(
+unsafe fn multiplied<S: Simd, M: Multiply<S>, L: Left, const T: usize, const N: usize>(
     s: S,
     multiply: M,
     acc: &mut [[S::F; N]; T],
-    a: &[[[u16; 2]; ROWS]],
+    a: L::Tile,
     from: usize,
     b: &[&[[[u16; 2]; LANES]]; N],
 ) {
     let mut sums = *acc;
-    for (k, a) in a.iter().enumerate() {
+    let len = b[0].len();
+    let mut b = *b;
+    for b in &mut b {
+        *b = &b[..len];
+    }
+    for k in 0..len {
         // No closures here: they would be compiled without the instructions.
         let mut columns = [multiply.load(s, &b[0][k]); N];
         for n in 1..N {
             columns[n] = multiply.load(s, &b[n][k]);
         }
         for t in 0..T {
+            // SAFETY: by the contract.
+            let a = unsafe { L::pair(a, from + t, k) };
             for n in 0..N {
-                sums[t][n] = multiply.add(s, sums[t][n], columns[n], a[from + t]);
+                sums[t][n] = multiply.add(s, sums[t][n], columns[n], a);
             }
         }
     }
@@ -228,10 +248,17 @@ fn write<S: Simd>(s: S, place: &Place, acc: S::F, row: usize, panel: usize, sums
     if block.out.is_bf16() {
         if place.last {
             let mut whole = [0.0; LANES];
-            s.store(acc, &mut whole);
+            s.store(s.round_bf16(acc), &mut whole);
             // SAFETY: inside the block, which no other task has.
             let to = unsafe { block.out.bf16(block.rows.start + row, column, len) };
-            to.iter_mut().zip(whole).for_each(|(to, sum)| *to = round_bf16(sum));
+            match <&mut [u16; LANES]>::try_from(&mut *to) {
+                Ok(to) => {
+                    for i in 0..LANES {
+                        to[i] = (whole[i].to_bits() >> 16) as u16;
+                    }
+                }
+                Err(_) => to.iter_mut().zip(whole).for_each(|(to, sum)| *to = (sum.to_bits() >> 16) as u16),
+            }
         } else if let Some(to) = sums[row * place.width + column - block.columns.start..].first_chunk_mut() {
             s.store(acc, to);
         }

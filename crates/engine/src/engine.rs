@@ -13,10 +13,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::generation::Generation;
 use crate::prefix_store::PrefixStore;
-use crate::request::{Choice, EngineOptions, MOST_LOGPROBS, Request, Stream, SubmitError};
+use crate::request::{Choice, EngineOptions, MOST_LOGPROBS, Request, ScoreRequest, Scores, Stream, SubmitError};
 use crate::sampling::Seen;
 use crate::scheduler::Scheduler;
-use crate::sequence::{Pooling, Sequence, Work};
+use crate::sequence::{Pooling, Scoring, Sequence, Work};
 use crate::shared::{EndOfThread, Shared, Stop};
 use crate::speculation::{Draft, MOST_PROPOSED};
 use crate::stats::Stats;
@@ -205,6 +205,37 @@ impl Engine {
         let (sender, reply) = oneshot::channel();
         let pooling = Pooling { sum: Vec::new(), pooled: 0, reply: Some(sender) };
         self.handle.shared.enqueue(1, |id| Sequence::new(id, tokens, salt, Work::Embed(pooling)))?;
+        Stats::add(&self.handle.shared.stats.prompt_tokens, prompt_tokens);
+        Ok(reply)
+    }
+
+    /// Queues the log-probabilities of a text's tokens, as generating them one by one would report them. Context before
+    /// [`ScoreRequest::first`] may come from the prefix cache. The error in the reply says what failed; dropping the receiver
+    /// cancels.
+    ///
+    /// # Errors
+    /// As [`Engine::submit`].
+    pub fn score(&self, request: ScoreRequest) -> Result<oneshot::Receiver<Result<Scores, String>>, SubmitError> {
+        let ScoreRequest { mut tokens, first, top, cache_salt } = request;
+        self.check_prompt(&tokens, 0)?;
+        let prompt_tokens = tokens.len();
+        let (sender, reply) = oneshot::channel();
+        let last = match tokens.pop() {
+            Some(last) if first.max(1) < prompt_tokens => last,
+            _ => {
+                let _ = sender.send(Ok(Scores::default()));
+                return Ok(reply);
+            }
+        };
+        let scoring = Scoring {
+            last,
+            next: first.max(1) - 1,
+            top: top.min(MOST_LOGPROBS),
+            scores: Scores::default(),
+            failure: None,
+            reply: Some(sender),
+        };
+        self.handle.shared.enqueue(1, |id| Sequence::new(id, tokens, cache_salt, Work::Score(scoring)))?;
         Stats::add(&self.handle.shared.stats.prompt_tokens, prompt_tokens);
         Ok(reply)
     }

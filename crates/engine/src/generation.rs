@@ -163,5 +163,5 @@ impl Generation {
     }
 }
 
-const NOT_NUMBERS: &str =
+pub(crate) const NOT_NUMBERS: &str =
     "the model's scores are not numbers (NaN or infinite); its weights are damaged, verify the model";

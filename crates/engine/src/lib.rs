@@ -23,8 +23,8 @@ mod trace;
 pub use engine::{Engine, EngineError};
 pub use pin::{Pin, PinError};
 pub use request::{
-    Choice, Constraint, ConstraintError, EngineOptions, Event, FinishReason, Request, Sampling, Stream, SubmitError,
-    TokenLogprob, TokenMask, TopLogprobs, Usage,
+    Choice, Constraint, ConstraintError, EngineOptions, Event, FinishReason, Request, Sampling, ScoreRequest, Scores,
+    Stream, SubmitError, TokenLogprob, TokenMask, TopLogprobs, Usage,
 };
 pub use stats::Stats;
 pub use trace::StepTrace;

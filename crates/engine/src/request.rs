@@ -35,6 +35,44 @@ pub struct Choice {
     pub constraint: Option<Box<dyn Constraint>>,
 }
 
+/// How likely a text is: see [`crate::Engine::score`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScoreRequest {
+    /// Special tokens included.
+    pub tokens: Vec<u32>,
+    /// The first token whose log-probability is wanted; those before it are context. 0 counts as 1: nothing comes before the
+    /// first token that could make it likely.
+    pub first: usize,
+    /// How many of the most likely tokens to report at each place (at most 20).
+    pub top: u8,
+    /// As [`Request::cache_salt`].
+    pub cache_salt: u64,
+}
+
+/// Natural-log probabilities of a text's tokens from [`ScoreRequest::first`] on, each given all before it, as the model has
+/// them: no temperature, no penalty.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Scores {
+    pub logprobs: Vec<f32>,
+    tops: Vec<(u32, f32)>,
+    /// Where in `tops` each token's end.
+    ends: Vec<usize>,
+}
+
+impl Scores {
+    pub(crate) fn push(&mut self, score: &TokenLogprob) {
+        self.logprobs.push(score.logprob);
+        self.tops.extend_from_slice(&score.top);
+        self.ends.push(self.tops.len());
+    }
+
+    /// The most likely tokens in the place of the `number`-th scored one, most likely first.
+    pub fn top(&self, number: usize) -> &[(u32, f32)] {
+        let start = number.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
+        self.ends.get(number).and_then(|end| self.tops.get(start..*end)).unwrap_or_default()
+    }
+}
+
 /// How the next token is drawn. Greedy when `temperature == 0`. Order: penalties and bias, constraint, temperature,
 /// top-k, top-p, min-p. The random number for output position i depends on `(seed, i)` only.
 #[derive(Clone, Debug, PartialEq)]

@@ -122,6 +122,13 @@ impl Sampler {
         drawn
     }
 
+    /// The log-probability of `token` under `logits` (V), and of the `count` most likely; `None` where these are not numbers.
+    pub fn score(&mut self, logits: &[f32], token: u32, count: usize) -> Option<TokenLogprob> {
+        let best = self.ops.argmax(logits);
+        (all_below_infinity(logits) && logits.get(best).is_some_and(|best| *best > f32::NEG_INFINITY))
+            .then(|| self.logprob(logits, best, token, count))
+    }
+
     fn draw_from(&mut self, logits: &[f32], draw: &Draw, numbers: bool) -> Drawn {
         if !numbers {
             return Drawn::NotANumber;

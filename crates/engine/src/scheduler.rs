@@ -4,6 +4,7 @@
 mod plan;
 mod prefixes;
 mod propose;
+mod score;
 mod turns;
 
 use std::collections::VecDeque;
@@ -207,6 +208,7 @@ impl Scheduler {
             }
         }
         self.turns.draw(&self.workspace);
+        self.score();
         let mut drawn = 0;
         for number in 0..self.running.len() {
             let sequence = &mut self.running[number];
@@ -304,6 +306,20 @@ impl Scheduler {
                 if complete {
                     self.running[number].finish(FinishReason::Length);
                     self.count_end(requests);
+                }
+            }
+            Work::Score(scoring) => {
+                sequence.computed += rows.count;
+                if let Some(message) = scoring.failure.take() {
+                    return fail(stats, sequence, &message);
+                }
+                if complete {
+                    scoring.reply(Ok(()));
+                    sequence.ended = true;
+                }
+                self.publish(number);
+                if complete {
+                    self.count_end(1);
                 }
             }
             Work::Away => {}

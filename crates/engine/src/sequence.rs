@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use crate::generation::Generation;
 use crate::pages::{Page, Pages, Parent};
-use crate::request::FinishReason;
+use crate::request::{FinishReason, Scores, TokenLogprob};
 
 /// A sequence of tokens. `tokens[..computed]` have keys and values in `pages`; the rest is still to run.
 pub(crate) struct Sequence {
@@ -57,6 +57,7 @@ pub(crate) enum Lookup {
 pub(crate) enum Work {
     Generate(Box<Generation>),
     Embed(Pooling),
+    Score(Scoring),
     /// A generation that is being sampled.
     Away,
 }
@@ -67,6 +68,18 @@ pub(crate) struct Pooling {
     /// Positions in `sum`; it outlives a preemption.
     pub(crate) pooled: usize,
     pub(crate) reply: Option<oneshot::Sender<Result<Vec<f32>, String>>>,
+}
+
+/// The log-probabilities of a text's tokens, over positions in order. The sequence is the text without its last token, which
+/// nothing follows.
+pub(crate) struct Scoring {
+    pub(crate) last: u32,
+    /// The position whose row gives the next score; it outlives a preemption.
+    pub(crate) next: usize,
+    pub(crate) top: u8,
+    pub(crate) scores: Scores,
+    pub(crate) failure: Option<String>,
+    pub(crate) reply: Option<oneshot::Sender<Result<Scores, String>>>,
 }
 
 impl Sequence {
@@ -96,7 +109,7 @@ impl Sequence {
     pub(crate) fn generation(&mut self) -> Option<&mut Generation> {
         match &mut self.work {
             Work::Generate(generation) => Some(generation),
-            Work::Embed(_) | Work::Away => None,
+            Work::Embed(_) | Work::Score(_) | Work::Away => None,
         }
     }
 
@@ -121,7 +134,7 @@ impl Sequence {
     pub(crate) fn requests(&self) -> usize {
         match &self.work {
             Work::Generate(generation) => 1 + generation.siblings.len(),
-            Work::Embed(_) | Work::Away => 1,
+            Work::Embed(_) | Work::Score(_) | Work::Away => 1,
         }
     }
 
@@ -130,10 +143,8 @@ impl Sequence {
         match &mut self.work {
             Work::Generate(_) if self.pin => (false, 0),
             Work::Generate(generation) => generation.drop_abandoned(),
-            Work::Embed(pooling) => match pooling.reply.as_ref().is_none_or(oneshot::Sender::is_closed) {
-                true => (true, 1),
-                false => (false, 0),
-            },
+            Work::Embed(pooling) => left_alone(pooling.reply.as_ref()),
+            Work::Score(scoring) => left_alone(scoring.reply.as_ref()),
             Work::Away => (false, 0),
         }
     }
@@ -142,18 +153,18 @@ impl Sequence {
     pub(crate) fn is_paused(&self) -> bool {
         match &self.work {
             Work::Generate(generation) => generation.room() < 2,
-            Work::Embed(_) | Work::Away => false,
+            Work::Embed(_) | Work::Score(_) | Work::Away => false,
         }
     }
 
     /// Takes over pages that the prefix cache knows, from where this sequence stands; it must stand at a page's beginning
-    /// with all before it published. The last token is always left: its row is what the request is for. Returns tokens won.
+    /// with all before it published. Returns tokens won.
     pub(crate) fn reuse_prefix(&mut self, pages: &mut Pages) -> usize {
         if !self.reuses() {
             return 0;
         }
         let start = self.computed;
-        while self.computed == self.published * PAGE_TOKENS && self.computed + PAGE_TOKENS < self.tokens.len() {
+        while self.computed == self.published * PAGE_TOKENS && self.may_wait() {
             let tokens = &self.tokens[self.computed..self.computed + PAGE_TOKENS];
             let Some(page) = pages.reuse(self.parent, tokens) else { break };
             match self.pages.get_mut(self.published) {
@@ -167,14 +178,24 @@ impl Sequence {
         self.computed - start
     }
 
-    /// Whether pages that others computed serve it. Pooling needs every position's hidden state, which no page holds.
+    /// Whether pages that others computed serve it, and its own others. Pooling needs every position's hidden state, which no
+    /// page holds.
     pub(crate) fn reuses(&self) -> bool {
-        matches!(self.work, Work::Generate(_))
+        matches!(self.work, Work::Generate(_) | Work::Score(_))
+    }
+
+    /// Tokens at the beginning whose rows it does not need itself. The last token's is what a generation is for.
+    pub(crate) fn reusable(&self) -> usize {
+        match &self.work {
+            Work::Generate(_) | Work::Away => self.tokens.len() - 1,
+            Work::Score(scoring) => scoring.next,
+            Work::Embed(_) => 0,
+        }
     }
 
     /// Pages that the prefix cache could give it now.
     pub(crate) fn known_prefix(&self, pages: &Pages) -> usize {
-        if self.reuses() { pages.known(self.salt, &self.tokens[..self.tokens.len() - 1]) } else { 0 }
+        if self.reuses() { pages.known(self.salt, &self.tokens[..self.reusable()]) } else { 0 }
     }
 
     /// Whole pages at the beginning that are those of `other` too.
@@ -182,8 +203,7 @@ impl Sequence {
         if self.salt != other.salt || !self.reuses() || !other.reuses() {
             return 0;
         }
-        // The last token is this sequence's own to compute.
-        let own = self.tokens[..self.tokens.len() - 1].chunks_exact(PAGE_TOKENS);
+        let own = self.tokens[..self.reusable()].chunks_exact(PAGE_TOKENS);
         own.zip(other.tokens.chunks_exact(PAGE_TOKENS)).take_while(|(own, others)| own == others).count()
     }
 
@@ -195,9 +215,9 @@ impl Sequence {
         own.then_some((self.parent, *next))
     }
 
-    /// Whether `next_page` could be taken over from another sequence: a row must be left to compute.
+    /// Whether `next_page` could be taken over from another sequence.
     pub(crate) fn may_wait(&self) -> bool {
-        self.remaining() > PAGE_TOKENS
+        self.computed + PAGE_TOKENS <= self.reusable()
     }
 
     /// Makes the pages that have become full known to the prefix cache.
@@ -276,7 +296,29 @@ impl Sequence {
                     let _ = reply.send(Err(message.to_owned()));
                 }
             }
+            Work::Score(scoring) => scoring.reply(Err(message.to_owned())),
             Work::Away => {}
+        }
+    }
+}
+
+/// Whether nobody waits for the reply any more, and how many left.
+fn left_alone<T>(reply: Option<&oneshot::Sender<T>>) -> (bool, usize) {
+    if reply.is_none_or(oneshot::Sender::is_closed) { (true, 1) } else { (false, 0) }
+}
+
+impl Scoring {
+    /// The score of the next place.
+    pub(crate) fn add(&mut self, score: &TokenLogprob) {
+        self.scores.push(score);
+        self.next += 1;
+    }
+
+    pub(crate) fn reply(&mut self, result: Result<(), String>) {
+        let result = result.map(|()| std::mem::take(&mut self.scores));
+        if let Some(reply) = self.reply.take() {
+            // A receiver that has just gone needs no reply.
+            let _ = reply.send(result);
         }
     }
 }

@@ -229,6 +229,32 @@ impl Model {
         }
     }
 
+    /// The head, of rows of the last batch that wanted hidden states: what [`Want::Logits`] would have given each, bit for bit,
+    /// a few at a time, so that whole prompts can be scored in the memory of a few rows. Afterwards
+    /// [`Workspace::projected`] has them, and the logits of the batch are gone.
+    ///
+    /// # Errors
+    /// More rows than the workspace has places for, a row without a hidden state.
+    pub fn project(&self, ws: &mut Workspace, rows: &[usize]) -> Result<(), ModelError> {
+        let (count, d, max_outputs) = (rows.len(), self.config.hidden_size, ws.max_outputs);
+        ws.logit_rows = 0;
+        ws.projected = 0;
+        if count > max_outputs.min(ws.max_rows) {
+            let max_rows = ws.max_rows;
+            return Err(ModelError::BatchTooLarge { rows: count, outputs: count, max_rows, max_outputs });
+        }
+        for (to, &row) in rows.iter().enumerate() {
+            let slot = ws.slots.get(row).copied().flatten().ok_or(ModelError::NoHiddenState { row })?;
+            ws.x[to * d..][..d].copy_from_slice(&ws.normed[slot * d..][..d]);
+        }
+        let head = self.params.head();
+        ws.activations.set(&self.ops, &ws.pool, &ws.x[..count * d], count, d, kind_for([head]));
+        let out = &mut ws.logits[..count * head.rows()];
+        self.ops.matmul(&ws.pool, &ws.activations, &mut [product(head, out, Then::Store)]);
+        ws.projected = count;
+        Ok(())
+    }
+
     fn check(&self, ws: &Workspace, cache: &KvCache, batch: &Batch) -> Result<(), ModelError> {
         let (rows, outputs) = (batch.rows(), batch.count(Want::Logits));
         if rows > ws.max_rows || outputs > ws.max_outputs {

@@ -61,4 +61,6 @@ pub enum ModelError {
     TokenOutOfRange { token: u32, vocab_size: usize },
     #[error("position {position} has no page: its sequence holds {pages} pages of the cache's {pages_total}")]
     PageMissing { position: u32, pages: usize, pages_total: usize },
+    #[error("row {row} of the batch has no hidden state to project")]
+    NoHiddenState { row: usize },
 }

@@ -42,7 +42,9 @@ pub struct Workspace {
     pub(crate) wanted: Vec<usize>,
     /// Per row of the batch: where in `normed` (and `logits`) its output is.
     pub(crate) slots: Vec<Option<usize>>,
-    logit_rows: usize,
+    pub(crate) logit_rows: usize,
+    /// Rows of `logits` that the last projection filled.
+    pub(crate) projected: usize,
     d: usize,
     v: usize,
 }
@@ -116,6 +118,7 @@ impl Workspace {
             wanted: Vec::with_capacity(max_rows),
             slots: Vec::with_capacity(max_rows),
             logit_rows: 0,
+            projected: 0,
             d,
             v,
         })
@@ -146,6 +149,11 @@ impl Workspace {
         self.logits.get(slot * self.v..)?.get(..self.v)
     }
 
+    /// The logits (V) of the row that stood at `place` in the last projection: [`Model::project`].
+    pub fn projected(&self, place: usize) -> Option<&[f32]> {
+        self.logits.get(..self.projected * self.v)?.get(place * self.v..)?.get(..self.v)
+    }
+
     /// The normed last hidden state (D) of a row that wanted anything in the last batch.
     pub fn hidden(&self, row: usize) -> Option<&[f32]> {
         let slot = self.slots.get(row).copied().flatten()?;
@@ -155,6 +163,7 @@ impl Workspace {
     /// Gives every row that wants something its place: those with logits first, since the head runs over these only.
     pub(crate) fn begin(&mut self, batch: &Batch) {
         self.logit_rows = batch.count(Want::Logits);
+        self.projected = 0;
         let (mut logits, mut hidden) = (0..self.logit_rows, self.logit_rows..batch.rows());
         self.slots.clear();
         self.slots.extend(batch.wants.iter().map(|want| match want {

@@ -248,7 +248,8 @@ fn push_rows(batch: &mut Batch, sequence: &mut Sequence) {
                 (token, if draws { Want::Logits } else { Want::Nothing })
             }
             Work::Embed(pooling) if position >= pooling.pooled => (Some(sequence.tokens[position]), Want::Hidden),
-            Work::Embed(_) | Work::Away => (Some(sequence.tokens[position]), Want::Nothing),
+            Work::Score(scoring) if position >= scoring.next => (Some(sequence.tokens[position]), Want::Hidden),
+            Work::Embed(_) | Work::Score(_) | Work::Away => (Some(sequence.tokens[position]), Want::Nothing),
         };
         sequence.rows.outputs += usize::from(want == Want::Logits);
         batch.push(token.unwrap_or_default(), position as u32, want);

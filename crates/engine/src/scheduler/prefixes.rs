@@ -59,7 +59,7 @@ impl Scheduler {
                 continue;
             }
             sequence.lookup = Lookup::Done;
-            let (known, full) = (sequence.known_prefix(&self.pages), (sequence.tokens.len() - 1) / PAGE_TOKENS);
+            let (known, full) = (sequence.known_prefix(&self.pages), sequence.reusable() / PAGE_TOKENS);
             let tokens = &sequence.tokens[..full * PAGE_TOKENS];
             if sequence.reuses() && known < full && store.ask(sequence.id, sequence.salt, tokens, known, page_seconds) {
                 sequence.lookup = Lookup::Asked;

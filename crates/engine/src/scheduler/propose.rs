@@ -87,7 +87,7 @@ impl Proposable for Sequence {
     fn wanted(&self) -> usize {
         match &self.work {
             Work::Generate(generation) => generation.wanted,
-            Work::Embed(_) | Work::Away => 0,
+            Work::Embed(_) | Work::Score(_) | Work::Away => 0,
         }
     }
 
@@ -100,7 +100,7 @@ impl Proposable for Sequence {
     fn proposed(&self) -> &[u32] {
         match &self.work {
             Work::Generate(generation) => &generation.proposed,
-            Work::Embed(_) | Work::Away => &[],
+            Work::Embed(_) | Work::Score(_) | Work::Away => &[],
         }
     }
 }

@@ -9,7 +9,7 @@ use falaj_kernels::Ops;
 use falaj_model::Workspace;
 
 use crate::generation::{Ending, Generation};
-use crate::request::TokenMask;
+use crate::request::{TokenLogprob, TokenMask};
 use crate::sampling::Sampler;
 use crate::sequence::Rows;
 
@@ -31,11 +31,23 @@ struct Slot {
 struct Drawer {
     sampler: Sampler,
     mask: TokenMask,
+    /// What the last scoring made of its share, by place.
+    scored: Vec<(usize, Option<TokenLogprob>)>,
+}
+
+/// A place whose token is scored, of so many alternatives.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Target {
+    pub(super) token: u32,
+    pub(super) top: usize,
 }
 
 impl Turns {
     pub(super) fn new(vocab_size: usize, ops: Ops, threads: usize, max_sequences: usize) -> Self {
-        let drawer = || Mutex::new(Drawer { sampler: Sampler::new(vocab_size, ops), mask: TokenMask::new(vocab_size) });
+        let drawer = || {
+            let (sampler, mask) = (Sampler::new(vocab_size, ops), TokenMask::new(vocab_size));
+            Mutex::new(Drawer { sampler, mask, scored: Vec::new() })
+        };
         Self {
             slots: (0..=max_sequences).map(|_| Mutex::default()).collect(),
             used: 0,
@@ -57,7 +69,7 @@ impl Turns {
     /// Lets all that were added draw.
     pub(super) fn draw(&mut self, workspace: &Workspace) {
         let slots = &self.slots[..self.used];
-        let together = if slots.len() * self.vocab_size < WORTH_A_THREAD { 1 } else { self.drawers.len() };
+        let together = self.together(slots.len());
         let next = AtomicUsize::new(0);
         let work = |drawer: usize| {
             let drawer = &mut *lock(&self.drawers[drawer]);
@@ -70,6 +82,38 @@ impl Turns {
             1 => work(0),
             together => workspace.pool().run(together, |drawer, _| work(drawer)),
         }
+    }
+
+    /// Scores each of `targets` by the row of the workspace's last projection at the same place; `out` gets as many, `None`
+    /// where the row holds no numbers.
+    pub(super) fn score(&mut self, workspace: &Workspace, targets: &[Target], out: &mut Vec<Option<TokenLogprob>>) {
+        let together = self.together(targets.len()).min(targets.len());
+        let work = |number: usize| {
+            let Drawer { sampler, scored, .. } = &mut *lock(&self.drawers[number]);
+            scored.clear();
+            for (place, target) in targets.iter().enumerate().skip(number).step_by(together) {
+                let logits = workspace.projected(place);
+                scored.push((place, logits.and_then(|logits| sampler.score(logits, target.token, target.top))));
+            }
+        };
+        match together {
+            0 => {}
+            1 => work(0),
+            together => workspace.pool().run(together, |number, _| work(number)),
+        }
+        out.clear();
+        out.resize(targets.len(), None);
+        for drawer in &mut self.drawers[..together] {
+            let drawer = drawer.get_mut().unwrap_or_else(PoisonError::into_inner);
+            for (place, score) in drawer.scored.drain(..) {
+                out[place] = score;
+            }
+        }
+    }
+
+    /// Threads that share so many rows.
+    fn together(&self, rows: usize) -> usize {
+        if rows * self.vocab_size < WORTH_A_THREAD { 1 } else { self.drawers.len() }
     }
 
     /// Gives back what was added, in order.

@@ -9,6 +9,7 @@ mod invariance;
 mod limits;
 mod prefixes;
 mod run;
+mod scores;
 mod speculation;
 mod storm;
 mod windows;

@@ -12,6 +12,7 @@ use crate::elementwise;
 use crate::format::Matrix;
 use crate::gemm::{self, Block, Operand};
 use crate::isa::Isa;
+use crate::low_rank;
 use crate::matmul::{self, Columns, Scratch, panel_formats};
 use crate::norm;
 use crate::rope::{self, RopeLayout};
@@ -56,6 +57,7 @@ pub(crate) struct Table {
     pub attention_backward: unsafe fn(&Attention, &Outputs, &Part, *mut f32, &mut AttentionScratch),
     pub gemm_pack: unsafe fn(&Operand, Range<usize>, Range<usize>, &mut [[[u16; 2]; gemm::LANES]]),
     pub gemm_block: unsafe fn(&Block, &mut gemm::Scratch),
+    pub low_rank: unsafe fn(&[u8], &[f32], &mut [f32], bool),
 }
 
 pub(crate) fn of(isa: Isa) -> &'static Table {
@@ -130,6 +132,7 @@ macro_rules! table {
                 attention_backward,
                 gemm_pack,
                 gemm_block,
+                low_rank,
             };
 
             #$attribute
@@ -189,6 +192,7 @@ macro_rules! table {
                 swiglu_forward = training::swiglu_forward, (gate: &[u16], up: &[u16], out: &mut [u16]);
                 swiglu_backward = training::swiglu_backward, (gate: &[u16], up: &[u16], da: &[f32], dgate: &mut [u16], dup: &mut [u16]);
                 cross_entropy = training::cross_entropy, (logits: &[f32], target: usize, weight: f32, exps: &mut [f32], slopes: &mut [u16]) -> (f32, bool);
+                low_rank = low_rank::times, (panels: &[u8], x: &[f32], out: &mut [f32], add: bool);
                 adamw = training::adamw, (p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], step: &AdamStep);
             }
         }

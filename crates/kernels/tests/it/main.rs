@@ -4,6 +4,7 @@
 mod attention;
 mod formats;
 mod gemm;
+mod low_rank;
 mod matmul;
 mod random;
 mod rows;

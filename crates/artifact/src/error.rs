@@ -118,6 +118,16 @@ pub enum ArtifactError {
     #[error("`{}` has {found_bytes} bytes, at most {limit_bytes} are read", path.display())]
     FileTooLarge { path: PathBuf, found_bytes: u64, limit_bytes: u64 },
 
+    // Adapters.
+    #[error(
+        "the adapter uses {feature}, which is not computed here; train it as plain LoRA, or merge it into its base"
+    )]
+    UnsupportedAdapter { feature: String },
+    #[error("`{name}` is an adapter; name the model that it was made for, which must be here")]
+    AdapterWithoutBase { name: String },
+    #[error("`{name}` is a whole model, no adapter; take it in without a base")]
+    NotAnAdapter { name: String },
+
     // Manifests and the catalog.
     #[error("`{text}` is no SHA-256 digest: 64 hexadecimal digits were expected")]
     BadDigest { text: String },

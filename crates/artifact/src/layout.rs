@@ -1,13 +1,13 @@
-//! Which files make up a model: a GGUF, a Hugging Face directory or a Mistral one. Looks at names (and at a shard index), not
+//! Which files make up a model: a GGUF, a Hugging Face directory or a Mistral one; or an adapter, as PEFT has it. Looks at names (and at a shard index), not
 //! at tensors; `model` reads those.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::ArtifactError;
 use crate::error::shown;
 use crate::sharded::ShardedIndex;
+use crate::{AdapterConfig, ArtifactError};
 
 /// The files of a model on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub enum Layout {
     HuggingFace { dir: PathBuf, weights: Vec<PathBuf>, config: PathBuf },
     /// `params.json` beside `consolidated.safetensors` or its shards. `weights` is sorted by name.
     Mistral { dir: PathBuf, weights: Vec<PathBuf>, params: PathBuf },
+    /// `adapter_config.json` beside `adapter_model.safetensors`: what is added to a base, and no model without it.
+    Adapter { dir: PathBuf, weights: PathBuf, config: PathBuf },
 }
 
 impl Layout {
@@ -59,6 +61,11 @@ impl Layout {
         if let Some(layout) = mistral(dir, names)? {
             return Ok(layout);
         }
+        if hugging_face.is_ok()
+            && let Some(layout) = adapter(dir, names)?
+        {
+            return Ok(layout);
+        }
         let ggufs: Vec<&String> =
             names.iter().filter(|name| name.ends_with(".gguf") && !name.starts_with("mmproj")).collect();
         match ggufs.as_slice() {
@@ -91,14 +98,14 @@ impl Layout {
     pub fn dir(&self) -> &Path {
         match self {
             Layout::Gguf(path) => path.parent().unwrap_or(Path::new("")),
-            Layout::HuggingFace { dir, .. } | Layout::Mistral { dir, .. } => dir,
+            Layout::HuggingFace { dir, .. } | Layout::Mistral { dir, .. } | Layout::Adapter { dir, .. } => dir,
         }
     }
 
     /// The files that hold tensors.
     pub fn weights(&self) -> &[PathBuf] {
         match self {
-            Layout::Gguf(path) => std::slice::from_ref(path),
+            Layout::Gguf(path) | Layout::Adapter { weights: path, .. } => std::slice::from_ref(path),
             Layout::HuggingFace { weights, .. } | Layout::Mistral { weights, .. } => weights,
         }
     }
@@ -107,7 +114,7 @@ impl Layout {
     pub fn config(&self) -> Option<&Path> {
         match self {
             Layout::Gguf(_) => None,
-            Layout::HuggingFace { config, .. } => Some(config),
+            Layout::HuggingFace { config, .. } | Layout::Adapter { config, .. } => Some(config),
             Layout::Mistral { params, .. } => Some(params),
         }
     }
@@ -118,6 +125,7 @@ impl Layout {
             Layout::Gguf(_) => "gguf",
             Layout::HuggingFace { .. } => "hugging-face",
             Layout::Mistral { .. } => "mistral",
+            Layout::Adapter { .. } => "adapter",
         }
     }
 }
@@ -154,6 +162,20 @@ fn mistral(dir: &Path, names: &BTreeSet<String>) -> Result<Option<Layout>, Artif
     Ok((!layout.weights().is_empty()).then_some(layout))
 }
 
+fn adapter(dir: &Path, names: &BTreeSet<String>) -> Result<Option<Layout>, ArtifactError> {
+    if !names.contains(AdapterConfig::FILE) {
+        return Ok(None);
+    }
+    if names.contains(AdapterConfig::WEIGHTS) {
+        let (weights, config) = (dir.join(AdapterConfig::WEIGHTS), dir.join(AdapterConfig::FILE));
+        return Ok(Some(Layout::Adapter { dir: dir.to_path_buf(), weights, config }));
+    }
+    if names.contains(ADAPTER_PICKLE) {
+        return Err(ArtifactError::Pickle { file: ADAPTER_PICKLE.to_owned() });
+    }
+    Err(ArtifactError::MissingFile { dir: dir.to_path_buf(), file: AdapterConfig::WEIGHTS.to_owned() })
+}
+
 /// The shards that an index names, all of which must be there.
 fn sharded(dir: &Path, index: &str, names: &BTreeSet<String>) -> Result<Vec<PathBuf>, ArtifactError> {
     let index = ShardedIndex::open(&dir.join(index))?;
@@ -178,5 +200,6 @@ fn is_pickle(name: &str) -> bool {
         && ["pytorch_model", "consolidated", "model"].iter().any(|stem| name.starts_with(stem))
 }
 
+const ADAPTER_PICKLE: &str = "adapter_model.bin";
 const HF_INDEX: &str = "model.safetensors.index.json";
 const MISTRAL_INDEX: &str = "consolidated.safetensors.index.json";

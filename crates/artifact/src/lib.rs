@@ -10,6 +10,7 @@ pub mod gguf;
 pub mod safetensors;
 pub mod sharded;
 
+mod adapter;
 mod catalog;
 mod digest;
 mod dtype;
@@ -22,12 +23,13 @@ mod manifest;
 mod summary;
 mod verified;
 
+pub use adapter::AdapterConfig;
 pub use catalog::{Catalog, Import, Listing, Report};
 pub use digest::{Digest, Hasher};
 pub use dtype::{Dtype, TensorEntry};
 pub use error::ArtifactError;
 pub use layout::Layout;
-pub use manifest::{FileEntry, Manifest};
+pub use manifest::{Base, FileEntry, Manifest};
 pub use verified::{ModelFiles, Verified};
 
 /// Progress of long work over files, in bytes of all files together.

@@ -24,7 +24,7 @@ pub struct Manifest {
     pub name: String,
     /// Seconds since 1970, UTC.
     pub created: u64,
-    /// `gguf`, `hugging-face` or `mistral`.
+    /// `gguf`, `hugging-face`, `mistral` or `adapter`.
     pub format: String,
     /// As the model calls it: `llama`, `MistralForCausalLM`.
     pub architecture: String,
@@ -35,8 +35,21 @@ pub struct Manifest {
     /// Where it came from, in the importer's words.
     pub source: Option<String>,
     pub license: Option<String>,
+    /// What an adapter is added to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Base>,
     /// Sorted by path, each once.
     pub files: Vec<FileEntry>,
+}
+
+/// The model that an adapter was made for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Base {
+    /// In the catalog, or the built-in model's.
+    pub name: String,
+    /// Of its contents, when the adapter came.
+    pub digest: Digest,
 }
 
 /// A file of a model.
@@ -95,6 +108,7 @@ impl Manifest {
             dtypes: summary.dtypes,
             source: None,
             license: summary.license,
+            base: None,
             files,
         }
     }
@@ -249,14 +263,14 @@ pub(crate) fn parts(layout: &Layout, from: &Path) -> Result<Vec<Part>, ArtifactE
 /// The shard index, which counts only beside the weights that it indexes.
 fn index_of(layout: &Layout) -> Option<&'static str> {
     match layout {
-        Layout::Gguf(_) => None,
+        Layout::Gguf(_) | Layout::Adapter { .. } => None,
         Layout::HuggingFace { .. } => Some("model.safetensors.index.json"),
         Layout::Mistral { .. } => Some("consolidated.safetensors.index.json"),
     }
 }
 
 /// What a model's directory may hold beside its weights that somebody reads: tokenizers, templates, terms, words.
-const SIDE_FILES: [&str; 20] = [
+const SIDE_FILES: [&str; 21] = [
     "LICENSE",
     "LICENSE.md",
     "LICENSE.txt",
@@ -275,6 +289,7 @@ const SIDE_FILES: [&str; 20] = [
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
+    "training.json",
     "vocab.json",
     "vocab.txt",
 ];

@@ -7,7 +7,7 @@ use crate::files::read_limited;
 use crate::gguf::Gguf;
 use crate::safetensors::SafetensorsIndex;
 use crate::sharded::ShardedIndex;
-use crate::{ArtifactError, Layout, TensorEntry};
+use crate::{AdapterConfig, ArtifactError, Layout, TensorEntry};
 
 /// For people; nothing is decided by it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +42,11 @@ impl Summary {
                 let mixture = json(params)?.get("moe").is_some_and(|moe| !moe.is_null());
                 summary.architecture = if mixture { "mixtral" } else { "mistral" }.to_owned();
                 summary.shards(layout, "consolidated.safetensors.index.json")?;
+            }
+            Layout::Adapter { weights, config, .. } => {
+                let config = AdapterConfig::read(config)?;
+                summary.architecture = format!("LoRA of rank {}", config.rank);
+                SafetensorsIndex::open(weights)?.tensors.values().for_each(|entry| summary.count(entry));
             }
         }
         Ok(summary)

@@ -92,6 +92,7 @@ pub fn builtin_manifest() -> Outcome<Manifest> {
         dtypes,
         source: Some("built in".to_owned()),
         license: gguf.str("general.license").ok().map(str::to_owned),
+        base: None,
         files: vec![file],
     })
 }

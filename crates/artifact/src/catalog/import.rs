@@ -10,7 +10,7 @@ use super::{Catalog, MANIFEST, Stamps};
 use crate::error::shown;
 use crate::files::{put, stage_path};
 use crate::hashing::{Stamp, Tally, hash_file};
-use crate::manifest::{FileEntry, Manifest, Part, parts};
+use crate::manifest::{Base, FileEntry, Manifest, Part, parts};
 use crate::summary::Summary;
 use crate::{ArtifactError, Digest, Hasher, Layout, Progress};
 
@@ -25,6 +25,8 @@ pub struct Import {
     pub source: Option<String>,
     /// Overrides what the files say.
     pub license: Option<String>,
+    /// What an adapter is added to; an adapter must have one, and nothing else may.
+    pub base: Option<Base>,
     /// Digests that files must have, by file name; a hub publishes them.
     pub expected: BTreeMap<String, Digest>,
     /// Copy even where a hard link would do: the catalog then shares no bytes with the source.
@@ -38,6 +40,7 @@ impl Import {
             name: name.into(),
             source: None,
             license: None,
+            base: None,
             expected: BTreeMap::new(),
             copy: false,
         }
@@ -55,6 +58,12 @@ pub(super) fn run(
         return Err(taken());
     }
     let layout = Layout::detect(&import.from)?;
+    let name = || shown(&import.name);
+    match (&layout, &import.base) {
+        (Layout::Adapter { .. }, None) => return Err(ArtifactError::AdapterWithoutBase { name: name() }),
+        (Layout::Adapter { .. }, Some(_)) | (_, None) => {}
+        (_, Some(_)) => return Err(ArtifactError::NotAnAdapter { name: name() }),
+    }
     // Headers are read before gigabytes move.
     let summary = Summary::of(&layout)?;
     let parts = parts(&layout, &import.from)?;
@@ -76,6 +85,7 @@ pub(super) fn run(
     }
     let mut manifest = Manifest::new(&import.name, &layout, summary, files);
     manifest.source.clone_from(&import.source);
+    manifest.base.clone_from(&import.base);
     manifest.license = import.license.clone().or(manifest.license);
     put(&stage.dir.join(MANIFEST), manifest.to_json().as_bytes())?;
     stamps.write(&stage.dir);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use falaj_artifact::{ArtifactError, Catalog, Digest, Import, Manifest, ModelFiles, Verified};
+use falaj_artifact::{ArtifactError, Base, Catalog, Digest, Import, Manifest, ModelFiles, Verified};
 
 use crate::samples::{directory, gguf, safetensors};
 
@@ -52,6 +52,27 @@ fn a_gguf_is_imported_found_loaded_and_removed() {
     assert!(matches!(catalog.remove("acme/tiny-1.0"), Err(ArtifactError::UnknownModel { .. })));
     assert_eq!(fs::read_dir(models).unwrap().count(), 0);
     assert_eq!(fs::read(source.join("model.gguf")).unwrap(), gguf(), "the source is not touched");
+}
+
+#[test]
+fn an_adapter_names_its_base() {
+    let (catalog, _, source) = workspace();
+    let folder = source.join("adapter");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("adapter_config.json"), r#"{"peft_type":"LORA","r":2,"lora_alpha":4}"#).unwrap();
+    fs::write(folder.join("adapter_model.safetensors"), safetensors()).unwrap();
+    let take = |from: PathBuf, base: Option<Base>| {
+        let import = Import { base, ..Import::new(from, "tuned") };
+        catalog.import_with(&import, &mut |_| ())
+    };
+    let base = Base { name: "acme/tiny".into(), digest: Digest::of(b"its files") };
+    assert!(matches!(take(folder.clone(), None), Err(ArtifactError::AdapterWithoutBase { .. })));
+    assert!(matches!(take(source.join("hf"), Some(base.clone())), Err(ArtifactError::NotAnAdapter { .. })));
+    let manifest = take(folder, Some(base.clone())).unwrap();
+    assert_eq!((manifest.format.as_str(), manifest.architecture.as_str()), ("adapter", "LoRA of rank 2"));
+    assert_eq!(catalog.find("tuned").unwrap().base, Some(base));
+    let files = load(&catalog, "tuned").unwrap();
+    assert_eq!(files.layout().unwrap().name(), "adapter");
 }
 
 #[test]

@@ -43,6 +43,15 @@ fn each_layout_is_found() {
         one("hugging-face", "model.safetensors")
     );
     assert_eq!(
+        found(&["adapter_config.json", "adapter_model.safetensors", "training.json"]),
+        one("adapter", "adapter_model.safetensors")
+    );
+    // What is whole wins.
+    assert_eq!(
+        found(&["adapter_config.json", "adapter_model.safetensors", "config.json", "model.safetensors"]),
+        one("hugging-face", "model.safetensors")
+    );
+    assert_eq!(
         found(&["params.json", "consolidated.safetensors", "config.json"]),
         one("mistral", "consolidated.safetensors")
     );
@@ -55,6 +64,9 @@ fn what_is_not_there_is_named() {
         other => panic!("{other:?}"),
     };
     assert_eq!(lacks(&["config.json"]), "model.safetensors");
+    assert_eq!(lacks(&["adapter_config.json"]), "adapter_model.safetensors");
+    let pickle = detect(&["adapter_config.json", "adapter_model.bin"]);
+    assert!(matches!(pickle, Err(ArtifactError::Pickle { .. })));
     assert_eq!(lacks(&["model.safetensors"]), "config.json");
     assert_eq!(lacks(&["params.json"]), "consolidated.safetensors");
     assert_eq!(lacks(&["config.json", "model-1.safetensors"]), "model.safetensors.index.json");

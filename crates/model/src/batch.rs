@@ -2,11 +2,14 @@
 //! step allocates nothing.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use falaj_kernels::AttentionRow;
 
+use crate::Adapter;
+
 /// Rows of one step. The rows of one sequence are pushed in the order of their positions.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Batch {
     pub(crate) tokens: Vec<u32>,
     pub(crate) positions: Vec<u32>,
@@ -14,7 +17,11 @@ pub struct Batch {
     /// Per row: where its sequence's page table lies in `pages`.
     pub(crate) tables: Vec<Range<usize>>,
     pub(crate) pages: Vec<u32>,
+    /// Those of any row, each once, and per row which of them it has.
+    pub(crate) adapters: Vec<Arc<Adapter>>,
+    pub(crate) adapter_of: Vec<u32>,
     table: Range<usize>,
+    adapter: u32,
 }
 
 /// What a row is computed for, beside its keys and values.
@@ -27,7 +34,15 @@ pub enum Want {
     Hidden,
 }
 
+impl Default for Batch {
+    fn default() -> Self {
+        Self::with_capacity(0, 0)
+    }
+}
+
 impl Batch {
+    pub(crate) const NO_ADAPTER: u32 = u32::MAX;
+
     /// Room for `rows` rows and `pages` page-table entries without a further allocation.
     pub fn with_capacity(rows: usize, pages: usize) -> Self {
         Self {
@@ -36,7 +51,10 @@ impl Batch {
             wants: Vec::with_capacity(rows),
             tables: Vec::with_capacity(rows),
             pages: Vec::with_capacity(pages),
+            adapters: Vec::with_capacity(rows.min(MOST_SEQUENCES)),
+            adapter_of: Vec::with_capacity(rows),
             table: 0..0,
+            adapter: Self::NO_ADAPTER,
         }
     }
 
@@ -46,7 +64,10 @@ impl Batch {
         self.wants.clear();
         self.tables.clear();
         self.pages.clear();
+        self.adapters.clear();
+        self.adapter_of.clear();
         self.table = 0..0;
+        self.adapter = Self::NO_ADAPTER;
     }
 
     /// Begins the rows of a sequence: page `pages[i]` of the cache holds its positions from `i * PAGE_TOKENS`.
@@ -54,6 +75,17 @@ impl Batch {
         let start = self.pages.len();
         self.pages.extend_from_slice(pages);
         self.table = start..self.pages.len();
+        self.adapter = Self::NO_ADAPTER;
+    }
+
+    /// Rows of the sequence begun last are computed with `adapter`, from the next one on.
+    pub fn adapt(&mut self, adapter: &Arc<Adapter>) {
+        let known = self.adapters.iter().position(|known| Arc::ptr_eq(known, adapter));
+        let number = known.unwrap_or_else(|| {
+            self.adapters.push(Arc::clone(adapter));
+            self.adapters.len() - 1
+        });
+        self.adapter = number as u32;
     }
 
     /// Adds a row to the sequence begun last; returns its number, by which the workspace holds what it wants.
@@ -62,6 +94,7 @@ impl Batch {
         self.positions.push(position);
         self.wants.push(want);
         self.tables.push(self.table.clone());
+        self.adapter_of.push(self.adapter);
         self.tokens.len() - 1
     }
 
@@ -86,3 +119,6 @@ impl Batch {
         self.wants.iter().filter(|wanted| **wanted == want).count()
     }
 }
+
+/// Room for the adapters of so many; more of them allocate once.
+const MOST_SEQUENCES: usize = 64;

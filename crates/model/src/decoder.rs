@@ -13,9 +13,10 @@
 )]
 
 use falaj_artifact::Digest;
-use falaj_kernels::{ActivationKind, AttentionArgs, Gated, Ops, Product, StoreArgs, Then};
+use falaj_kernels::{ActivationKind, AttentionArgs, Finally, Gated, Ops, Product, StoreArgs, Then};
 use falaj_tensor::Weight;
 
+use crate::adapter::Place;
 use crate::cache::{KvCache, PAGE_TOKENS};
 use crate::params::{FeedForward, Layer, Swiglu};
 use crate::rope::Frequencies;
@@ -78,6 +79,7 @@ impl Model {
     pub fn forward(&self, ws: &mut Workspace, cache: &mut KvCache, batch: &Batch) -> Result<(), ModelError> {
         self.check(ws, cache, batch)?;
         ws.begin(batch);
+        ws.adapted.begin(batch, &self.config, ws.max_rows);
         if batch.is_empty() {
             return Ok(());
         }
@@ -91,7 +93,7 @@ impl Model {
             }
             // x += ffn(norm(x))
             match &layer.ffn {
-                FeedForward::Dense(network) => self.dense(layer, network, ws, rows),
+                FeedForward::Dense(network) => self.dense(layer, number, network, ws, rows, batch),
                 FeedForward::Sparse { router, experts } => self.sparse(layer, router, experts, ws, rows),
             }
         }
@@ -134,7 +136,7 @@ impl Model {
         let (queries, keys) = (heads * head_dim, kv_heads * head_dim);
 
         // q (T, H, E), k and v (T, K, E)
-        let kind = kind_for([&layer.query, &layer.key, &layer.value]);
+        let kind = kind_for([&layer.query, &layer.key, &layer.value]) | ActivationKind::FLOATS;
         let (x, norm) = (&ws.x[..t * d], &layer.attention_norm);
         ws.activations.set_normed(&self.ops, &ws.pool, x, norm, self.config.norm_eps, t, kind);
         let products = &mut [
@@ -143,6 +145,17 @@ impl Model {
             product(&layer.value, &mut ws.value[..t * keys], Then::Store),
         ];
         self.ops.matmul(&ws.pool, &ws.activations, products);
+        if let Some((x, stride)) = ws.activations.floats().filter(|_| !ws.adapted.is_empty()) {
+            let outs = [(&mut *ws.query, queries), (&mut *ws.key, keys), (&mut *ws.value, keys)];
+            Place { layer: number, part: |layer| layer.attention.as_ref(), adapters: &batch.adapters }.add(
+                &self.ops,
+                &ws.pool,
+                ws.adapted.changed(),
+                (x, stride, d),
+                outs,
+                Finally::Nothing,
+            );
+        }
 
         // Prompt rows read the keys of their own batch through the cache too, so that chunks and single steps compute alike.
         let mut rows = recycle(std::mem::take(&mut ws.attention_rows));
@@ -171,6 +184,7 @@ impl Model {
                 rows.swap(to, from);
             }
             rows.truncate(t);
+            ws.adapted.set_rows(batch, ws.wanted.iter().copied());
         }
         if t == 0 {
             ws.attention_rows = recycle(rows);
@@ -194,21 +208,56 @@ impl Model {
         ws.activations.set(&self.ops, &ws.pool, attended, t, queries, kind_for([&layer.output]));
         let products = &mut [product(&layer.output, &mut ws.x[..t * d], Then::Add)];
         self.ops.matmul(&ws.pool, &ws.activations, products);
+        Place { layer: number, part: |layer| layer.output.as_ref(), adapters: &batch.adapters }.add(
+            &self.ops,
+            &ws.pool,
+            ws.adapted.changed(),
+            (attended, queries, queries),
+            [(&mut *ws.x, d)],
+            Finally::Nothing,
+        );
         t
     }
 
     /// x += down(silu(gate n)·(up n)), n = norm(x), on the first `t` rows of `ws.x`.
-    fn dense(&self, layer: &Layer, network: &Swiglu, ws: &mut Workspace, t: usize) {
+    fn dense(&self, layer: &Layer, number: usize, network: &Swiglu, ws: &mut Workspace, t: usize, batch: &Batch) {
         let (d, f) = (self.config.hidden_size, self.config.ffn_size);
-        let kind = kind_for([&network.gate, &network.up]);
+        let kind = kind_for([&network.gate, &network.up]) | ActivationKind::FLOATS;
         let (x, norm) = (&ws.x[..t * d], &layer.ffn_norm);
         ws.activations.set_normed(&self.ops, &ws.pool, x, norm, self.config.norm_eps, t, kind);
         let inner = &mut ws.inner[..t * f];
-        let gated = Gated { gate: network.gate.view(), up: network.up.view(), rows: 0..t, out: inner };
-        self.ops.gated(&ws.pool, &ws.activations, &mut [gated]);
+        match ws.activations.floats().filter(|_| ws.adapted.changes_gates()) {
+            None => {
+                let gated = Gated { gate: network.gate.view(), up: network.up.view(), rows: 0..t, out: inner };
+                self.ops.gated(&ws.pool, &ws.activations, &mut [gated]);
+            }
+            // The same bits for rows without an adapter, in two steps.
+            Some((x, stride)) => {
+                let (rows, up) = ws.adapted.gated();
+                let up = &mut up[..t * f];
+                let products = &mut [product(&network.gate, inner, Then::Store), product(&network.up, up, Then::Store)];
+                self.ops.matmul(&ws.pool, &ws.activations, products);
+                Place { layer: number, part: |layer| layer.gates.as_ref(), adapters: &batch.adapters }.add(
+                    &self.ops,
+                    &ws.pool,
+                    rows,
+                    (x, stride, d),
+                    [(inner, f), (up, f)],
+                    Finally::Swiglu,
+                );
+            }
+        }
         ws.activations.set(&self.ops, &ws.pool, &ws.inner[..t * f], t, f, kind_for([&network.down]));
         let products = &mut [product(&network.down, &mut ws.x[..t * d], Then::Add)];
         self.ops.matmul(&ws.pool, &ws.activations, products);
+        Place { layer: number, part: |layer| layer.down.as_ref(), adapters: &batch.adapters }.add(
+            &self.ops,
+            &ws.pool,
+            ws.adapted.changed(),
+            (&ws.inner[..t * f], f, f),
+            [(&mut *ws.x, d)],
+            Finally::Nothing,
+        );
     }
 
     /// The final norm, and the head, of the rows that want it. `ws.x` (T, D) → `ws.normed` (rows that want, D), logits
@@ -260,6 +309,9 @@ impl Model {
         if rows > ws.max_rows || outputs > ws.max_outputs {
             let (max_rows, max_outputs) = (ws.max_rows, ws.max_outputs);
             return Err(ModelError::BatchTooLarge { rows, outputs, max_rows, max_outputs });
+        }
+        if !batch.adapters.iter().all(|adapter| adapter.fits(&self.config)) {
+            return Err(ModelError::AdapterMisfit);
         }
         let vocab_size = self.config.vocab_size;
         if let Some(&token) = batch.tokens.iter().find(|token| **token as usize >= vocab_size) {

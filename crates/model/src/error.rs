@@ -48,6 +48,24 @@ pub enum ModelError {
     )]
     TensorUnused { tensor: String },
 
+    // Adapters.
+    #[error("these files are an adapter, no model; it is served over the model that it was made for")]
+    IsAdapter,
+    #[error("these files are a whole model, no adapter; serve it by its own name")]
+    NotAnAdapter,
+    #[error("the adapter changes `{tensor}`, for which this model has no place; it was made for another base")]
+    AdapterModule { tensor: String },
+    #[error(
+        "the adapter targets `{target}` without changing it here; q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and down_proj can be adapted"
+    )]
+    AdapterTarget { target: String },
+    #[error("the adapter changes no module of this model; it was made for another base")]
+    AdapterEmpty,
+    #[error("tensor `{tensor}` holds values that are no numbers; the training that made it had failed")]
+    NotNumbers { tensor: String },
+    #[error("a row's adapter was loaded for a model of other sizes; this is a bug, please report it")]
+    AdapterMisfit,
+
     // Memory and use.
     #[error("{what} would take {bytes} bytes, more than this machine gives; lower the cache, the context or the batch")]
     TooLarge { what: &'static str, bytes: u128 },

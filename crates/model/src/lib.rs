@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
+mod adapter;
 mod batch;
 mod cache;
 mod config;
@@ -24,6 +25,7 @@ pub mod synthetic;
 mod tensors;
 mod workspace;
 
+pub use adapter::Adapter;
 pub use batch::{Batch, Want};
 pub use cache::{KvCache, PAGE_TOKENS};
 pub use config::{Config, Experts, Rope, RopeScaling};

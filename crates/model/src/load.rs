@@ -65,6 +65,7 @@ impl Source {
             (Some(layout @ Layout::Mistral { params, .. }), None) => {
                 Self::safetensors(Config::from_mistral(&read(params)?)?, Naming::Mistral, layout)
             }
+            (Some(Layout::Adapter { .. }), None) => Err(ModelError::IsAdapter),
             (None, None) => Err(ModelError::Unsupported { feature: "no files".into() }),
         }
     }

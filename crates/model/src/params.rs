@@ -126,33 +126,7 @@ impl Params {
 
     /// Brings every matrix that products read into panels, in one buffer in large pages, and gives the files' memory back.
     pub(crate) fn pack(&mut self, ops: &Ops, pool: &Pool) -> Result<(), ModelError> {
-        let too_large = ModelError::TooLarge { what: "the packed weights", bytes: u128::MAX };
-        // Each at a multiple of 64 bytes, where vectors are loaded fastest.
-        let place = |weight: &Weight| weight.panel_bytes().map_or(0, |bytes| bytes.next_multiple_of(64));
-        let total = self.products_mut().try_fold(0_usize, |sum, weight| sum.checked_add(place(weight)));
-        let total = total.filter(|total| isize::try_from(*total).is_ok()).ok_or(too_large)?;
-        let mut buffer = AlignedVec::<u8>::new(total);
-        let mut rest = &mut *buffer;
-        for weight in self.products_mut() {
-            let Some(bytes) = weight.panel_bytes() else { continue };
-            let (mine, behind) = rest.split_at_mut(bytes.next_multiple_of(64));
-            rest = behind;
-            let (panels, _) = mine.split_at_mut(bytes);
-            weight.pack(ops, pool, panels);
-            weight.bytes().release();
-        }
-        let (buffer, mut at) = (SharedBytes::new(buffer), 0);
-        for weight in self.products_mut() {
-            let Some(bytes) = weight.panel_bytes() else { continue };
-            let panels = buffer
-                .slice(at..at + bytes)
-                .and_then(|panels| Weight::from_panels(weight.format(), weight.rows(), weight.cols(), panels).ok());
-            at += bytes.next_multiple_of(64);
-            if let Some(panels) = panels {
-                *weight = panels;
-            }
-        }
-        Ok(())
+        pack(&mut self.products_mut().collect::<Vec<_>>(), ops, pool)
     }
 
     /// Turns every matrix into F32.
@@ -171,6 +145,37 @@ impl Params {
     pub fn matrices(&self) -> impl Iterator<Item = &Weight> {
         [&self.embedding].into_iter().chain(&self.head).chain(self.layers.iter().flat_map(Layer::matrices))
     }
+}
+
+/// Brings matrices into panels, where their formats have them, in one buffer in large pages, and gives the files' memory back.
+pub(crate) fn pack(weights: &mut [&mut Weight], ops: &Ops, pool: &Pool) -> Result<(), ModelError> {
+    let too_large = ModelError::TooLarge { what: "the packed weights", bytes: u128::MAX };
+    // Each at a multiple of 64 bytes, where vectors are loaded fastest.
+    let place = |weight: &Weight| weight.panel_bytes().map_or(0, |bytes| bytes.next_multiple_of(64));
+    let total = weights.iter().try_fold(0_usize, |sum, weight| sum.checked_add(place(weight)));
+    let total = total.filter(|total| isize::try_from(*total).is_ok()).ok_or(too_large)?;
+    let mut buffer = AlignedVec::<u8>::new(total);
+    let mut rest = &mut *buffer;
+    for weight in weights.iter() {
+        let Some(bytes) = weight.panel_bytes() else { continue };
+        let (mine, behind) = rest.split_at_mut(bytes.next_multiple_of(64));
+        rest = behind;
+        let (panels, _) = mine.split_at_mut(bytes);
+        weight.pack(ops, pool, panels);
+        weight.bytes().release();
+    }
+    let (buffer, mut at) = (SharedBytes::new(buffer), 0);
+    for weight in weights.iter_mut() {
+        let Some(bytes) = weight.panel_bytes() else { continue };
+        let panels = buffer
+            .slice(at..at + bytes)
+            .and_then(|panels| Weight::from_panels(weight.format(), weight.rows(), weight.cols(), panels).ok());
+        at += bytes.next_multiple_of(64);
+        if let Some(panels) = panels {
+            **weight = panels;
+        }
+    }
+    Ok(())
 }
 
 impl Layer {

@@ -1,12 +1,16 @@
 //! Models made of a hash instead of training: for tests of everything above the kernels, here and in other crates. The
 //! formula is shared with `tests/golden/make_golden.py`, so that PyTorch computes with the same weights.
 
+mod adapter;
+
 use falaj_kernels::{Format, Isa, Ops, RopeLayout};
 use falaj_tensor::SharedBytes;
 
 use crate::export::Source;
 use crate::load;
 use crate::{Config, LoadOptions, Model, ModelError, Naming, RopeScaling, Slot};
+
+pub use adapter::AdapterSample;
 
 /// A model of this configuration with weights that depend on `seed` only, in f32, made through the ordinary loader. Its
 /// context, sizes and scaling are the configuration's; the RoPE layout becomes GGUF's.

@@ -61,6 +61,11 @@ impl Tensors {
         Ok((format, file.slice(entry.range).ok_or_else(|| missing(name))?))
     }
 
+    /// What is left.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
     /// Drops a tensor that is known to be redundant.
     pub(crate) fn forget(&mut self, name: &str) {
         self.entries.remove(name);

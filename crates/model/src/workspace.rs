@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use falaj_kernels::{Activations, AlignedVec, AttentionRow, Gated, Pool, Product};
 
+use crate::adapter::Adapted;
 use crate::{Batch, Config, Model, ModelError, Want};
 
 /// Buffers for batches of up to `max_rows` rows (T), `max_outputs` of which want logits. Letters as in `decoder.rs`; P is
@@ -34,6 +35,8 @@ pub struct Workspace {
     pub(crate) sin: AlignedVec<f32>,
     /// What a mixture of experts needs beside.
     pub(crate) mixture: Mixture,
+    /// What rows with adapters need beside.
+    pub(crate) adapted: Adapted,
     /// (outputs, V)
     pub(crate) logits: AlignedVec<f32>,
     pub(crate) activations: Activations,
@@ -112,6 +115,7 @@ impl Workspace {
                 gated: Vec::with_capacity(experts),
                 products: Vec::with_capacity(experts),
             },
+            adapted: Adapted::new(max_rows),
             logits: AlignedVec::new(max_outputs * v),
             activations: Activations::new(ways, widest),
             attention_rows: Vec::with_capacity(max_rows),

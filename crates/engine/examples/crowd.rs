@@ -94,6 +94,7 @@ fn read(engine: &Engine, prompt: Vec<u32>, out: usize, temperature: f32) -> (Dur
         min_tokens: 0,
         constraint: None,
         cache_salt: 0,
+        adapter: None,
         logprobs: None,
     };
     let (mut first, mut gap, mut tokens) = (None, Duration::ZERO, 0);

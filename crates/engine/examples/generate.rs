@@ -79,6 +79,7 @@ fn generate(engine: &Engine, prompt: &[u32], max_tokens: u32, run: u64) -> Resul
         min_tokens: 0,
         constraint: None,
         cache_salt: run,
+        adapter: None,
         logprobs: None,
     })?;
     let (mut tokens, mut first) = (Vec::new(), 0.0);

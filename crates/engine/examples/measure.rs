@@ -166,6 +166,7 @@ fn generate(
             min_tokens: 0,
             constraint: None,
             cache_salt: salt,
+            adapter: None,
             logprobs: None,
         })?);
     }

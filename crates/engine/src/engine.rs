@@ -11,6 +11,7 @@ use falaj_kernels::Pool;
 use falaj_model::{Batch, KvCache, Model, ModelError, PAGE_TOKENS, Want, Workspace};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::adapters::AdapterHandle;
 use crate::generation::Generation;
 use crate::prefix_store::PrefixStore;
 use crate::request::{Choice, EngineOptions, MOST_LOGPROBS, Request, ScoreRequest, Scores, Stream, SubmitError};
@@ -147,6 +148,7 @@ impl Engine {
         let prompt_tokens = request.prompt.len();
         // A prompt that fills the context leaves no place for the first token's key.
         let room = self.check_prompt(&request.prompt, usize::from(request.max_tokens > 0))?;
+        let (adapter, salt) = self.adapter(request.adapter.as_ref(), request.cache_salt)?;
         let max_tokens = (request.max_tokens as usize).min(room);
         let seen = Seen::new(&request.sampling, &request.prompt, max_tokens);
         let mut streams = Vec::with_capacity(1 + more.len());
@@ -181,17 +183,18 @@ impl Engine {
         let mut tokens = request.prompt;
         tokens.reserve_exact(max_tokens);
         let requests = streams.len();
-        let id = self.handle.shared.enqueue(requests, |id| {
-            let mut sequence = Sequence::new(id, tokens, request.cache_salt, Work::Generate(first));
-            sequence.pin = pin;
-            sequence
+        let id = self.handle.shared.enqueue(requests, |id| Sequence {
+            pin,
+            adapter,
+            ..Sequence::new(id, tokens, salt, Work::Generate(first))
         })?;
         Stats::add(&self.handle.shared.stats.prompt_tokens, prompt_tokens);
         Ok((id, streams))
     }
 
     /// Queues the embedding of `tokens`: the mean over positions of the normed last hidden state, (D), not normalised to
-    /// length 1. The error in the reply says what failed. `salt` separates tenants, as in [`Request::cache_salt`].
+    /// length 1. The error in the reply says what failed. `salt` separates tenants, as in [`Request::cache_salt`];
+    /// `adapter` is as in [`Request::adapter`].
     ///
     /// # Errors
     /// As [`Engine::submit`].
@@ -199,12 +202,16 @@ impl Engine {
         &self,
         tokens: Vec<u32>,
         salt: u64,
+        adapter: Option<&AdapterHandle>,
     ) -> Result<oneshot::Receiver<Result<Vec<f32>, String>>, SubmitError> {
         let prompt_tokens = tokens.len();
         self.check_prompt(&tokens, 0)?;
+        let (adapter, salt) = self.adapter(adapter, salt)?;
         let (sender, reply) = oneshot::channel();
         let pooling = Pooling { sum: Vec::new(), pooled: 0, reply: Some(sender) };
-        self.handle.shared.enqueue(1, |id| Sequence::new(id, tokens, salt, Work::Embed(pooling)))?;
+        self.handle
+            .shared
+            .enqueue(1, |id| Sequence { adapter, ..Sequence::new(id, tokens, salt, Work::Embed(pooling)) })?;
         Stats::add(&self.handle.shared.stats.prompt_tokens, prompt_tokens);
         Ok(reply)
     }
@@ -216,8 +223,9 @@ impl Engine {
     /// # Errors
     /// As [`Engine::submit`].
     pub fn score(&self, request: ScoreRequest) -> Result<oneshot::Receiver<Result<Scores, String>>, SubmitError> {
-        let ScoreRequest { mut tokens, first, top, cache_salt } = request;
+        let ScoreRequest { mut tokens, first, top, cache_salt, adapter } = request;
         self.check_prompt(&tokens, 0)?;
+        let (adapter, salt) = self.adapter(adapter.as_ref(), cache_salt)?;
         let prompt_tokens = tokens.len();
         let (sender, reply) = oneshot::channel();
         let last = match tokens.pop() {
@@ -235,7 +243,9 @@ impl Engine {
             failure: None,
             reply: Some(sender),
         };
-        self.handle.shared.enqueue(1, |id| Sequence::new(id, tokens, cache_salt, Work::Score(scoring)))?;
+        self.handle
+            .shared
+            .enqueue(1, |id| Sequence { adapter, ..Sequence::new(id, tokens, salt, Work::Score(scoring)) })?;
         Stats::add(&self.handle.shared.stats.prompt_tokens, prompt_tokens);
         Ok(reply)
     }
@@ -249,6 +259,10 @@ impl Engine {
 
     pub(crate) fn end_pin(&self, id: Option<u64>, pages: usize) {
         self.handle.shared.unpin(id, pages);
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.handle.shared
     }
 
     pub fn stats(&self) -> &Stats {
@@ -399,6 +413,7 @@ mod tests {
                 min_tokens: 0,
                 constraint: None,
                 cache_salt: 0,
+                adapter: None,
                 logprobs: None,
             };
             let mut events = engine.submit(request).unwrap().events;

@@ -5,6 +5,7 @@
 //! request's tokens depend on the model, the prompt, the sampling and the seed, and on nothing else.
 #![forbid(unsafe_code)]
 
+mod adapters;
 mod budget;
 mod engine;
 mod generation;
@@ -20,6 +21,7 @@ mod speculation;
 mod stats;
 mod trace;
 
+pub use adapters::{AdapterError, AdapterHandle};
 pub use engine::{Engine, EngineError};
 pub use pin::{Pin, PinError};
 pub use request::{

@@ -48,6 +48,7 @@ impl Engine {
             min_tokens: 0,
             constraint: None,
             cache_salt: salt,
+            adapter: None,
             logprobs: None,
         };
         match self.queue(request, Vec::new(), true) {

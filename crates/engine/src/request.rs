@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use falaj_kernels::KvFormat;
 use tokio::sync::mpsc;
 
+use crate::adapters::AdapterHandle;
+
 /// One generation. For several of one prompt: [`crate::Engine::submit_choices`].
 pub struct Request {
     /// Prompt tokens, special tokens included. At least one.
@@ -25,6 +27,8 @@ pub struct Request {
     pub constraint: Option<Box<dyn Constraint>>,
     /// Separates prefix-cache entries of tenants: equal prompts with different salts share nothing.
     pub cache_salt: u64,
+    /// Answers with this adapter over the model; `None`: the model alone.
+    pub adapter: Option<AdapterHandle>,
     /// `Some(k)`: report the chosen token's log-probability and the `k` most likely (k <= 20).
     pub logprobs: Option<u8>,
 }
@@ -47,6 +51,8 @@ pub struct ScoreRequest {
     pub top: u8,
     /// As [`Request::cache_salt`].
     pub cache_salt: u64,
+    /// As [`Request::adapter`].
+    pub adapter: Option<AdapterHandle>,
 }
 
 /// Natural-log probabilities of a text's tokens from [`ScoreRequest::first`] on, each given all before it, as the model has
@@ -208,6 +214,8 @@ pub enum SubmitError {
     EmptyPrompt,
     #[error("token {token} is outside the vocabulary of {vocab_size}")]
     TokenOutOfRange { token: u32, vocab_size: u32 },
+    #[error("the adapter was unloaded; ask for it again")]
+    NoAdapter,
     #[error("the engine is shutting down; send the request to another site or try later")]
     Stopped,
 }

@@ -248,6 +248,7 @@ impl Scheduler {
                     let mut tokens = Vec::with_capacity(leader.tokens.len() + sibling.max_tokens);
                     tokens.extend_from_slice(&leader.tokens);
                     let mut later = Sequence::new(id, tokens, leader.salt, Work::Generate(Box::new(sibling)));
+                    later.adapter.clone_from(&leader.adapter);
                     later.preempted = true;
                     self.waiting.push_front(later);
                 }

@@ -1,7 +1,9 @@
 //! One request on its way: its tokens, how far its keys and values are computed, the pages that hold them, and what is to
 //! be done with each row's result. What it draws is in `generation.rs`.
 
-use falaj_model::PAGE_TOKENS;
+use std::sync::Arc;
+
+use falaj_model::{Adapter, PAGE_TOKENS};
 use tokio::sync::oneshot;
 
 use crate::generation::Generation;
@@ -22,7 +24,10 @@ pub(crate) struct Sequence {
     /// How many of `pages` are full and known to the prefix cache, and the chain up to there.
     published: usize,
     parent: Parent,
+    /// The tenant's, and its adapter's.
     pub(crate) salt: u64,
+    /// What its rows are computed with beside the model.
+    pub(crate) adapter: Option<Arc<Adapter>>,
     /// Pages at the beginning that others who run are about to compute.
     pub(crate) expected: usize,
     pub(crate) preempted: bool,
@@ -94,6 +99,7 @@ impl Sequence {
             published: 0,
             parent: Parent::Salt(salt),
             salt,
+            adapter: None,
             expected: 0,
             preempted: false,
             overtaken: 0,
@@ -250,6 +256,7 @@ impl Sequence {
         Self {
             tokens,
             pages: self.pages.clone(),
+            adapter: self.adapter.clone(),
             computed: self.computed + self.rows.count - 1,
             expected: 0,
             overtaken: 0,

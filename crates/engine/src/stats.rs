@@ -24,6 +24,8 @@ pub struct Stats {
     /// Rows computed to check proposals, and those whose proposal was right.
     pub proposed_rows: AtomicU64,
     pub accepted_rows: AtomicU64,
+    /// Gauge: adapters that requests may name.
+    pub adapters: AtomicU64,
     /// Gauge: pages that [`crate::Engine::pin`] keeps.
     pub pages_pinned: AtomicU64,
     /// Pages of the prefix cache written to disk, read from there, and files there that were not what they should be.
@@ -46,6 +48,10 @@ pub struct Stats {
 impl Stats {
     pub(crate) fn add(counter: &AtomicU64, count: usize) {
         counter.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn subtract(gauge: &AtomicU64, count: usize) {
+        gauge.fetch_sub(count as u64, Ordering::Relaxed);
     }
 
     pub(crate) fn set(gauge: &AtomicU64, value: usize) {

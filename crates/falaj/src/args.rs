@@ -144,6 +144,9 @@ pub enum ModelCommand {
         /// Name in the catalog [default: from the path]
         #[arg(long)]
         name: Option<String>,
+        /// Of an adapter (PEFT): the model it was made for [default: the one that its files name]
+        #[arg(long)]
+        base: Option<String>,
     },
     /// Rewrite a GGUF model so that it starts without repacking its weights; the answers stay the same
     #[command(after_help = OPTIMIZE_EXAMPLES)]

@@ -55,6 +55,7 @@ fn document(manifest: &Manifest, outline: &Outline) -> Value {
         "chat_template": template,
         "source": manifest.source,
         "license": manifest.license,
+        "base": manifest.base,
         "created": manifest.created,
         "files": files.collect::<Vec<_>>(),
     })
@@ -117,6 +118,9 @@ fn rows(manifest: &Manifest, outline: &Outline) -> Vec<Vec<String>> {
             None => "none: completions only".to_owned(),
         },
     );
+    if let Some(base) = &manifest.base {
+        row("base", format!("{}  {}", base.name, base.digest));
+    }
     row("license", manifest.license.clone().unwrap_or_else(|| "not stated".to_owned()));
     row("source", manifest.source.clone().unwrap_or_else(|| "not stated".to_owned()));
     for file in &manifest.files {

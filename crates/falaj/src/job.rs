@@ -5,7 +5,7 @@ use crate::args::JobCommand;
 use crate::context::Context;
 use crate::failure::{Failure, OrFail, Outcome};
 use crate::output;
-use crate::train::{Named, add, servable};
+use crate::train::Named;
 use falaj_protocol::jobs::{JobSpec, Method, Progress, SPEC_FILE};
 use falaj_train::run::Surroundings;
 use falaj_train::{Finished, Recipe};
@@ -55,9 +55,9 @@ fn run(context: &Context, dir: &Path, check: bool) -> Outcome {
     let clock = || began.elapsed().as_secs_f64();
     let surroundings = Surroundings { folder: dir, watch: &mut watch, cancelled: &cancelled, clock: &clock };
     if let Finished::Done { exports, summary } = job.run(surroundings)? {
-        let model = servable(&exports).ok_or_else(|| Failure::new("the job has nothing that can be served"))?;
+        let model = named.servable(&exports).ok_or_else(|| Failure::new("the job has nothing that can be served"))?;
         // Where the name is there already, an earlier process of this very job got this far.
-        add(context, &dir.join(model), &spec.name)?;
+        named.add(context, &dir.join(model), &spec.name)?;
         tell(&Progress::Done { model: spec.name, trained_tokens: summary.trained_tokens });
     }
     Ok(())

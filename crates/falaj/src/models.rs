@@ -12,7 +12,7 @@ use crate::optimize;
 use crate::outline::builtin_manifest;
 use crate::output;
 use crate::progress::Bar;
-use crate::serving::{catalog, models_dir, name_of_path};
+use crate::serving::{base_of, catalog, models_dir, name_of_path};
 use crate::talk::Server;
 use crate::words::Word;
 use falaj_artifact::{ArtifactError, Catalog, Digest, Import, Manifest};
@@ -23,7 +23,7 @@ use std::path::Path;
 pub fn models(context: &Context, command: ModelCommand) -> Outcome {
     match command {
         ModelCommand::Pull(options) => pull(context, &options),
-        ModelCommand::Import { path, name } => import(context, &path, name),
+        ModelCommand::Import { path, name, base } => import(context, &path, name, base.as_deref()),
         ModelCommand::Optimize(options) => optimize::optimize(context, &options),
         ModelCommand::List(options) => match &options.url {
             Some(url) => list_of_server(context, &options, url),
@@ -96,12 +96,13 @@ fn import_pulled(
     Ok(catalog.import_with(&import, &mut |progress| bar.show(&progress))?)
 }
 
-fn import(context: &Context, path: &Path, name: Option<String>) -> Outcome {
+fn import(context: &Context, path: &Path, name: Option<String>, base: Option<&str>) -> Outcome {
     let name = name.unwrap_or_else(|| name_of_path(path));
     let catalog = open_for_writing(context)?;
     refuse_taken(&catalog, &name)?;
     let bar = Bar::new(&Word::ModelImporting.with(&[&name]));
-    let manifest = catalog.import(path, &name, &mut |progress| bar.show(&progress))?;
+    let import = Import { base: base_of(&context.config, path, base)?, ..Import::new(path, &name) };
+    let manifest = catalog.import_with(&import, &mut |progress| bar.show(&progress))?;
     drop(bar);
     report_added(context, &manifest);
     Ok(())
@@ -240,6 +241,7 @@ pub fn summary(manifest: &Manifest) -> serde_json::Value {
         "size_bytes": manifest.size_bytes(),
         "source": manifest.source,
         "license": manifest.license,
+        "base": manifest.base,
         "digest": manifest.digest().to_string(),
     })
 }

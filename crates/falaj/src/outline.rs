@@ -5,7 +5,7 @@ use crate::builtin;
 use crate::failure::{OrFail, Outcome};
 use falaj_artifact::gguf::Gguf;
 use falaj_artifact::{Layout, Manifest};
-use falaj_model::Config;
+use falaj_model::{Config, ModelError};
 use std::path::Path;
 
 #[derive(Debug)]
@@ -38,6 +38,7 @@ impl Outline {
             Layout::Gguf(path) => return Ok(Self::of_gguf(&Gguf::open(path)?)),
             Layout::HuggingFace { config, .. } => Config::from_hugging_face(&read(config)?),
             Layout::Mistral { params, .. } => Config::from_mistral(&read(params)?),
+            Layout::Adapter { .. } => Err(ModelError::IsAdapter),
         };
         let config = config.map_err(|error| error.to_string());
         let dir = layout.dir();

@@ -1,6 +1,7 @@
 //! From a name to a model that answers: finds it (built in, in the catalog, or a path), verifies it, loads weights and
 //! text, starts its engine. Also the server's loader, which does so when a model is first asked for.
 
+mod adapter;
 mod size;
 
 use crate::builtin;
@@ -14,7 +15,7 @@ use falaj_artifact::gguf::Gguf;
 use falaj_artifact::{Catalog, Layout, Manifest, ModelFiles, Verified};
 use falaj_engine::Engine;
 use falaj_kernels::trim_heap;
-use falaj_model::LoadOptions;
+use falaj_model::{LoadOptions, ModelError};
 use falaj_server::{Facts, LoadError, Loader, Served};
 use falaj_text::ModelText;
 use std::collections::{BTreeMap, HashMap};
@@ -24,6 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+pub use adapter::base_of;
 pub use size::Size;
 
 /// Where a model is.
@@ -85,9 +87,20 @@ pub fn name_of_path(path: &Path) -> String {
     }
 }
 
-/// Loads a model and starts its engine. Shows progress where somebody watches.
+/// Loads a model and starts its engine; of an adapter, its base's. Shows progress where somebody watches.
 pub fn load(config: &Config, place: &Place) -> Outcome<Served> {
-    load_unless(config, place, &AtomicBool::new(false))
+    let never = AtomicBool::new(false);
+    let base = match place {
+        Place::Catalog(name) => Catalog::open(&models_dir(config))?.find(name)?.base,
+        Place::Builtin | Place::Path(_) => None,
+    };
+    match base {
+        None => load_unless(config, place, &never),
+        Some(base) => {
+            let base = load_unless(config, &Place::find(config, &base.name)?, &never)?;
+            adapter::load_over(config, &place.id(), &base)
+        }
+    }
 }
 
 /// Gives up between stages once `cancelled` is set.
@@ -142,8 +155,18 @@ impl Stopwatch {
     }
 }
 
-/// The files of a model, each of which has the digest that was recorded for it, or was found just now.
+/// The files of a model, each of which has the digest that was recorded for it, or was found just now. No adapter.
 pub fn verified(config: &Config, place: &Place) -> Outcome<(Verified<ModelFiles>, Manifest)> {
+    let (files, manifest) = found(config, place)?;
+    match files.layout() {
+        Some(Layout::Adapter { .. }) => {
+            Err(Failure::from(ModelError::IsAdapter).while_doing(&format!("`{}`", place.id())))
+        }
+        _ => Ok((files, manifest)),
+    }
+}
+
+fn found(config: &Config, place: &Place) -> Outcome<(Verified<ModelFiles>, Manifest)> {
     match place {
         Place::Builtin => Ok((builtin::files()?, builtin_manifest()?)),
         Place::Catalog(name) => {
@@ -190,6 +213,7 @@ fn facts(config: &Config, manifest: &Manifest, outline: &Outline) -> Facts {
         tools: outline.template.as_ref().is_some_and(|template| template.knows_tools),
         fill_in_the_middle: false,
         memory_bytes: memory_bytes(config, outline, manifest.size_bytes()),
+        base: None,
     }
 }
 
@@ -230,6 +254,7 @@ impl CatalogLoader {
             tools: outline.template.as_ref().is_some_and(|template| template.knows_tools),
             fill_in_the_middle: false,
             memory_bytes: memory_bytes(&self.config, &outline, file_bytes),
+            base: None,
         };
         self.paths.insert(place.id(), (path.clone(), facts));
         Ok(())
@@ -264,11 +289,18 @@ impl Loader for CatalogLoader {
                 for fault in &listing.broken {
                     tracing::warn!(%fault, "a model of the catalog is not usable");
                 }
-                let others = listing.models.iter().filter(|manifest| !self.paths.contains_key(&manifest.name));
-                cards.extend(others.filter_map(|manifest| {
+                let others = || listing.models.iter().filter(|manifest| !self.paths.contains_key(&manifest.name));
+                cards.extend(others().filter(|manifest| manifest.base.is_none()).filter_map(|manifest| {
                     let dir = catalog.path(&manifest.name).ok()?;
                     self.card(manifest, || Outline::of_layout(&Layout::detect(&dir)?))
                 }));
+                let adapters: Vec<Facts> = others()
+                    .filter_map(|manifest| {
+                        let base = &manifest.base.as_ref()?.name;
+                        Some(adapter::facts(manifest, base, cards.iter().find(|card| card.id == *base)))
+                    })
+                    .collect();
+                cards.extend(adapters);
             }
             Err(error) => tracing::warn!(%error, "the catalog cannot be listed"),
         }
@@ -288,6 +320,15 @@ impl Loader for CatalogLoader {
         load_unless(&self.config, &place, cancelled)
             .map(Some)
             .map_err(|failure| LoadError { reason: failure.to_string() })
+    }
+
+    fn load_over(&self, name: &str, base: &Served, _: &AtomicBool) -> Result<Option<Served>, LoadError> {
+        match catalog(&self.config) {
+            Ok(Some(catalog)) if catalog.find(name).is_ok() => adapter::load_over(&self.config, name, base)
+                .map(Some)
+                .map_err(|failure| LoadError { reason: failure.to_string() }),
+            _ => Ok(None),
+        }
     }
 
     fn remove(&self, name: &str) -> Result<(), LoadError> {

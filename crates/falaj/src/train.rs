@@ -7,7 +7,7 @@ use crate::failure::{Failure, OrFail, Outcome};
 use crate::output;
 use crate::serving::{self, Place};
 use crate::words::Word;
-use falaj_artifact::{Catalog, Layout, ModelFiles, Verified};
+use falaj_artifact::{Catalog, Import, Layout, ModelFiles, Verified};
 use falaj_kernels::Pool;
 use falaj_protocol::jobs::Progress;
 use falaj_train::recipe::Method;
@@ -56,9 +56,9 @@ pub fn train(context: &Context, options: &Train) -> Outcome {
             output::line(&Word::TrainExport.with(&[format.name(), &path, &format!("{distance:.4}")]));
         }
     }
-    let Some(model) = servable(&exports) else { return Ok(()) };
+    let Some(model) = named.servable(&exports) else { return Ok(()) };
     let from = folder.join(model);
-    match add(context, &from, &recipe.name)? {
+    match named.add(context, &from, &recipe.name)? {
         Added::New if context.json => output::json(&json!({ "event": "added", "model": recipe.name })),
         Added::New => output::line(&Word::TrainDone.with(&[&recipe.name])),
         Added::Taken => {
@@ -72,6 +72,9 @@ pub fn train(context: &Context, options: &Train) -> Outcome {
 /// What a recipe names, found and verified.
 pub struct Named {
     base: Verified<ModelFiles>,
+    base_name: String,
+    /// Requests can name the base, and what is learnt over it can be added to it as it answers.
+    serves_adapters: bool,
     teacher: Option<Verified<ModelFiles>>,
 }
 
@@ -80,18 +83,22 @@ impl Named {
         let config = &context.config;
         let files = |name: &str| Ok::<_, Failure>(serving::verified(config, &Place::find(config, name)?)?.0);
         // Of a model from nothing the tokenizer is somebody's.
-        let base = match (recipe.method, &recipe.model) {
-            (Method::Pretrain, Some(sizes)) => files(&sizes.tokenizer)?,
-            _ => files(recipe.base.as_deref().unwrap_or(crate::builtin::NAME))?,
+        let base_name: &str = match (recipe.method, &recipe.model) {
+            (Method::Pretrain, Some(sizes)) => &sizes.tokenizer,
+            _ => recipe.base.as_deref().unwrap_or(crate::builtin::NAME),
         };
+        let base = files(base_name)?;
+        let is_named = !matches!(Place::find(config, base_name)?, Place::Path(_));
+        let is_dense = serving::outline(&base)?.config.is_ok_and(|config| config.experts.is_none());
         let teacher = recipe.distill.as_ref().map(|distill| files(&distill.teacher)).transpose()?;
-        Ok(Self { base, teacher })
+        Ok(Self { base, base_name: base_name.to_owned(), serves_adapters: is_named && is_dense, teacher })
     }
 
-    /// A job that would leave an adapter alone also leaves a model that runs here, in the form that its base came in.
+    /// A job that leaves an adapter alone, over a base that requests cannot name, also leaves a whole model, in the form that its
+    /// base came in.
     pub fn let_it_be_served(&self, recipe: &mut Recipe) {
         let formats = &mut recipe.export.formats;
-        if formats.iter().all(|format| *format == ExportFormat::Peft) {
+        if !self.serves_adapters && formats.iter().all(|format| *format == ExportFormat::Peft) {
             let is_gguf = matches!(self.base.layout(), None | Some(Layout::Gguf(_)));
             formats.push(if is_gguf { ExportFormat::GgufQ8_0 } else { ExportFormat::Safetensors });
         }
@@ -104,30 +111,32 @@ impl Named {
         };
         Job { recipe, base: &self.base, teacher: self.teacher.as_ref(), threads }
     }
-}
 
-/// The export that can be served as it is: the smallest GGUF, else a whole folder.
-pub fn servable(exports: &[(ExportFormat, PathBuf, f32)]) -> Option<&Path> {
-    use ExportFormat::{GgufF16, GgufQ4_0, GgufQ4KM, GgufQ8_0, Safetensors};
-    let best = [GgufQ8_0, GgufQ4KM, GgufQ4_0, GgufF16, Safetensors];
-    let path = |wanted| exports.iter().find(|(format, ..)| *format == wanted).map(|(_, path, _)| path.as_path());
-    best.into_iter().find_map(path)
+    /// The export that can be served: a whole model where the recipe asked for one (the smallest GGUF, else a folder), else the
+    /// adapter.
+    pub fn servable<'a>(&self, exports: &'a [(ExportFormat, PathBuf, f32)]) -> Option<&'a Path> {
+        use ExportFormat::{GgufF16, GgufQ4_0, GgufQ4KM, GgufQ8_0, Peft, Safetensors};
+        let best = [GgufQ8_0, GgufQ4KM, GgufQ4_0, GgufF16, Safetensors];
+        let path = |wanted| exports.iter().find(|(format, ..)| *format == wanted).map(|(_, path, _)| path.as_path());
+        best.into_iter().find_map(path).or_else(|| path(Peft).filter(|_| self.serves_adapters))
+    }
+
+    /// Takes the model, or the adapter over the job's base, in `from` into the catalog.
+    pub fn add(&self, context: &Context, from: &Path, name: &str) -> Outcome<Added> {
+        crate::data_dir::create(&context.config.data)?;
+        let catalog = Catalog::open(&serving::models_dir(&context.config))?;
+        if catalog.find(name).is_ok() || name == crate::builtin::NAME {
+            return Ok(Added::Taken);
+        }
+        let base = serving::base_of(&context.config, from, Some(&self.base_name))?;
+        catalog.import_with(&Import { base, ..Import::new(from, name) }, &mut |_| ())?;
+        Ok(Added::New)
+    }
 }
 
 pub enum Added {
     New,
     Taken,
-}
-
-/// Takes the model in `from` into the catalog.
-pub fn add(context: &Context, from: &Path, name: &str) -> Outcome<Added> {
-    crate::data_dir::create(&context.config.data)?;
-    let catalog = Catalog::open(&serving::models_dir(&context.config))?;
-    if catalog.find(name).is_ok() || name == crate::builtin::NAME {
-        return Ok(Added::Taken);
-    }
-    catalog.import(from, name, &mut |_| ())?;
-    Ok(Added::New)
 }
 
 /// SIGINT and SIGTERM let the step under way end, and a checkpoint be written; the second one ends the process.

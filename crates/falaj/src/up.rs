@@ -29,7 +29,7 @@ pub fn up(context: &Context) -> Outcome {
     let address = listener.local_addr()?;
     let key = AdminKey::open(&config.server.key_file)?;
 
-    let registry = registry(context)?;
+    let registry = registry(context, &runtime)?;
     let models: Vec<String> = registry.list().into_iter().map(|listed| listed.facts.id).collect();
     let settings = Settings {
         keys: vec![Key::from_secret("admin", key.key.expose())],
@@ -63,11 +63,13 @@ fn jobs(context: &Context) -> Outcome<JobSettings> {
     Ok(JobSettings { command, dir: data.join("jobs"), at_once: config.server.jobs_at_once, grace: JOB_GRACE })
 }
 
+/// Of a model that the operator asked for.
+const LONGEST_LOAD: Duration = Duration::from_secs(3600);
 /// To end a step and to write a checkpoint.
 const JOB_GRACE: Duration = Duration::from_secs(30);
 
 /// The models, those loaded that were asked for as long as there is room.
-fn registry(context: &Context) -> Outcome<Registry> {
+fn registry(context: &Context, runtime: &tokio::runtime::Runtime) -> Outcome<Registry> {
     let config = &context.config;
     let names = std::iter::once(builtin::NAME).chain(config.server.models.iter().map(String::as_str));
     let places = names.map(|name| Place::find(config, name)).collect::<Outcome<Vec<_>>>()?;
@@ -76,7 +78,8 @@ fn registry(context: &Context) -> Outcome<Registry> {
     let registry = Registry::with_loader(Arc::new(loader), config.server.memory.clone());
     for place in places {
         let id = place.id();
-        let need_bytes = registry.list().into_iter().find(|l| l.facts.id == id).map_or(0, |listed| listed.memory_bytes);
+        let listed = registry.list().into_iter().find(|listed| listed.facts.id == id);
+        let (need_bytes, is_adapter) = listed.map_or((0, false), |l| (l.memory_bytes, l.facts.base.is_some()));
         let (bound_bytes, taken_bytes) = registry.memory_bytes();
         let left_bytes = bound_bytes.saturating_sub(taken_bytes);
         if need_bytes > left_bytes {
@@ -87,7 +90,11 @@ fn registry(context: &Context) -> Outcome<Registry> {
         if !context.json {
             output::note(&Word::ModelLoading.with(&[&id]));
         }
-        registry.insert(serving::load(config, &place)?);
+        match is_adapter {
+            // Over the base that others use, too.
+            true => drop(runtime.block_on(registry.find(&id, tokio::time::Instant::now() + LONGEST_LOAD))?),
+            false => registry.insert(serving::load(config, &place)?),
+        }
     }
     Ok(registry)
 }

@@ -185,6 +185,18 @@ words! {
         "{0} stays on disk until it is asked for: it takes {1}, and {2} are left of the {3} for models",
         "{0} reste sur le disque jusqu'à la première demande : il prend {1}, et il reste {2} sur {3} pour les modèles",
         "يبقى {0} على القرص حتى يُطلب: يأخذ {1} والمتبقي {2} من {3} المخصصة للنماذج";
+    AdapterBaseUnknown:
+        "`{0}` is an adapter, and the model that it was made for (`{1}`) is not here",
+        "`{0}` est un adaptateur, et le modèle pour lequel il a été fait (`{1}`) n'est pas ici",
+        "إن `{0}` مُكيِّف، والنموذج الذي صُنع له (`{1}`) ليس هنا";
+    AdapterBaseUnknownNext:
+        "add that model first, or name it: `falaj model import FOLDER --base NAME`",
+        "ajoutez d'abord ce modèle, ou nommez-le : `falaj model import FOLDER --base NAME`",
+        "أضف ذلك النموذج أولًا، أو سمِّه: `falaj model import FOLDER --base NAME`";
+    AdapterBaseChanged:
+        "`{0}` is an adapter, and `{1}` is not the model that it was made for (whose digest is {2}); bring that back, or train it again",
+        "`{0}` est un adaptateur, et `{1}` n'est pas le modèle pour lequel il a été fait (d'empreinte {2}) ; remettez celui-ci, ou refaites l'entraînement",
+        "إن `{0}` مُكيِّف، و`{1}` ليس النموذج الذي صُنع له (بصمته {2})؛ أعد ذلك النموذج أو أعد التدريب";
     ModelLoadCancelled: "nobody waits for it any more", "plus personne ne l'attend", "لم يعد أحد ينتظره";
     ModelImporting: "adding {0}", "ajout de {0}", "إضافة {0}";
     ModelOptimizing: "rewriting {0}", "réécriture de {0}", "إعادة كتابة {0}";

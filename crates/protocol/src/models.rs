@@ -33,6 +33,9 @@ pub struct ModelCard {
     pub state: &'static str,
     /// Ours: what the model takes in memory, or would take.
     pub memory_bytes: u64,
+    /// Ours: the model that this one is an adapter over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Serialize)]

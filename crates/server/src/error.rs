@@ -266,6 +266,7 @@ impl From<SubmitError> for ApiError {
             SubmitError::EmptyPrompt | SubmitError::TokenOutOfRange { .. } => {
                 Self::Unsupported { param: "prompt", reason: error.to_string() }
             }
+            SubmitError::NoAdapter => Self::Engine { reason: error.to_string() },
             SubmitError::Stopped => Self::Stopping,
         }
     }

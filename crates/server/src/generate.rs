@@ -111,6 +111,7 @@ impl Generation {
                 min_tokens: job.min_tokens,
                 constraint: first.constraint,
                 cache_salt: job.cache_salt,
+                adapter: job.served.adapter.clone(),
                 logprobs: job.logprobs,
             };
             for stream in job.served.engine.submit_choices(request, more)? {

@@ -102,6 +102,7 @@ fn engines(app: &App, out: &mut Exposition) {
         &stats.accepted_rows
     });
     family("falaj_engine_step_microseconds_total", "counter", "Time of all forward passes.", |stats| &stats.step_us);
+    family("falaj_engine_adapters", "gauge", "Adapters that mix in its batches.", |stats| &stats.adapters);
     family("falaj_engine_pages_pinned", "gauge", "Cache pages that were asked to stay.", |stats| &stats.pages_pinned);
     family("falaj_engine_disk_pages_written_total", "counter", "Cache pages written to disk.", |stats| {
         &stats.disk_pages_written

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use falaj_engine::Engine;
+use falaj_engine::{AdapterHandle, Engine};
 use falaj_text::{GrammarCompiler, ModelText, ToolSyntax};
 use tokio::time::Instant;
 
@@ -25,6 +25,8 @@ pub struct Served {
     pub text: ModelText,
     pub grammars: GrammarCompiler,
     pub engine: Engine,
+    /// What its requests are answered with over the engine's model, which others share.
+    pub adapter: Option<AdapterHandle>,
     /// What it takes now that it is here; before, [`Facts::memory_bytes`] is the estimate.
     pub memory_bytes: u64,
 }
@@ -32,7 +34,20 @@ pub struct Served {
 impl Served {
     pub fn new(facts: Facts, text: ModelText, engine: Engine) -> Self {
         let grammars = GrammarCompiler::new(Arc::clone(&text.tokenizer));
-        Self { memory_bytes: facts.memory_bytes, facts, text, grammars, engine }
+        Self { memory_bytes: facts.memory_bytes, facts, text, grammars, engine, adapter: None }
+    }
+
+    /// An adapter that `base`'s engine has loaded: a model of its own that shares everything with `base` but the adapter.
+    pub fn over(base: &Self, facts: Facts, adapter: AdapterHandle) -> Self {
+        Self { memory_bytes: adapter.size_bytes() as u64, facts, adapter: Some(adapter), ..base.clone() }
+    }
+
+    /// No further request; the engine itself goes where it is this model's alone. Blocks its thread.
+    fn leave(&self) {
+        match &self.adapter {
+            Some(adapter) => self.engine.unload_adapter(adapter),
+            None => self.engine.shutdown(true),
+        }
     }
 }
 
@@ -53,6 +68,8 @@ pub struct Facts {
     pub fill_in_the_middle: bool,
     /// Weights, cache and buffers, as far as they can be told before loading. 0: nobody knows.
     pub memory_bytes: u64,
+    /// The id of the model that this one is an adapter over: it must be in memory, too.
+    pub base: Option<String>,
 }
 
 /// Brings models into memory. Called from threads of its own, [`Memory::loads_at_once`] at a time.
@@ -64,6 +81,14 @@ pub trait Loader: Send + Sync {
     /// # Errors
     /// Why a model that exists could not be loaded.
     fn load(&self, name: &str, cancelled: &AtomicBool) -> Result<Option<Served>, LoadError>;
+    /// Loads the adapter `name` into the engine of `base`, the model that its facts name. As [`Loader::load`] otherwise.
+    ///
+    /// # Errors
+    /// As [`Loader::load`]; a base that is not what the adapter was made for.
+    fn load_over(&self, name: &str, base: &Served, cancelled: &AtomicBool) -> Result<Option<Served>, LoadError> {
+        let _ = (name, base, cancelled);
+        Ok(None)
+    }
     /// Deletes what a job made. Nothing else may be deleted by a request.
     ///
     /// # Errors
@@ -168,21 +193,26 @@ impl Registry {
         self.residents.insert(served, !known);
     }
 
-    /// Models in memory.
+    /// Models in memory with engines of their own.
     pub fn loaded(&self) -> Vec<Loan> {
         self.residents.lend_all()
     }
 
     /// Everything that a request may name, sorted by id.
     pub fn list(&self) -> Vec<Listed> {
+        let all = self.all();
+        let hidden = self.hidden();
+        all.into_values().filter(|listed| !hidden.contains(&listed.facts.id)).collect()
+    }
+
+    fn all(&self) -> BTreeMap<String, Listed> {
         let on_disk = |facts: Facts| {
             let memory_bytes = facts.memory_bytes;
             (facts.id.clone(), Listed { facts, state: ModelState::OnDisk, memory_bytes })
         };
         let mut all: BTreeMap<String, Listed> = self.residents.cold().into_iter().map(on_disk).collect();
         self.residents.describe(&mut all);
-        let hidden = self.hidden();
-        all.into_values().filter(|listed| !hidden.contains(&listed.facts.id)).collect()
+        all
     }
 
     /// Puts a model away, or brings it back. Requests that it is answering go on.
@@ -236,7 +266,18 @@ impl Registry {
         }
         // A wrong name must not wait behind a model that is being loaded.
         let cold = self.residents.cold().into_iter().find(|facts| facts.answers_to(name)).ok_or_else(unknown)?;
-        let waiting = self.residents.want(&cold);
+        // One that was put away is a base still.
+        let base = match &cold.base {
+            None => None,
+            Some(base) => match self.all().remove(base) {
+                Some(listed) if listed.facts.base.is_none() => Some(listed.facts),
+                _ => {
+                    let reason = format!("the model `{}` that it was made for is not here", shortened(base));
+                    return Err(ApiError::LoadFailed { model: shortened(name), reason });
+                }
+            },
+        };
+        let waiting = self.residents.want(&cold, base.as_ref());
         let answer = tokio::time::timeout_at(deadline, waiting).await;
         let model = shortened(name);
         match answer {
@@ -282,6 +323,7 @@ impl Facts {
             tools: chat.is_some_and(|chat| chat.tool_syntax() != ToolSyntax::None),
             fill_in_the_middle: chat.is_some_and(|chat| chat.fim("", "").is_some()),
             memory_bytes: 0,
+            base: None,
         }
     }
 

@@ -237,6 +237,9 @@ fn rows_within(sequence: &Sequence, room: usize) -> usize {
 fn push_rows(batch: &mut Batch, sequence: &mut Sequence) {
     let end = sequence.computed + sequence.turn;
     batch.sequence(&sequence.pages[..end.div_ceil(PAGE_TOKENS)]);
+    if let Some(adapter) = &sequence.adapter {
+        batch.adapt(adapter);
+    }
     sequence.rows = Rows { first: batch.rows(), count: sequence.turn, outputs: 0 };
     let last = sequence.tokens.len() - 1;
     for position in sequence.computed..end {

@@ -7,6 +7,7 @@ use std::thread;
 use falaj_engine::{Constraint, ConstraintError, EngineOptions, Event, Request, Sampling, TokenMask};
 use falaj_kernels::{CountingAllocator, KvFormat};
 use falaj_model::KvCache;
+use falaj_model::synthetic::AdapterSample;
 
 use crate::run::{MODEL, VOCAB, end, options, prompt, request, run, start};
 
@@ -59,15 +60,17 @@ fn allocations(speculation: bool) -> u64 {
     let reached = Arc::new(AtomicUsize::new(0));
     let probe = Probe { counts: Arc::clone(&counts), reached: Arc::clone(&reached) };
 
-    // What grows with the longest context has grown.
-    run(&engine, request(prompt(9, 30), 480));
+    let adapter = AdapterSample::new(MODEL.config(), 8, 1).load(&MODEL).unwrap();
+    let adapter = engine.load_adapter(adapter).unwrap();
+    // What grows with the longest context, or with the first adapter, has grown.
+    run(&engine, Request { adapter: Some(adapter.clone()), ..request(prompt(9, 30), 480) });
     let ask = |sampling: Sampling, logprobs| Request { sampling, logprobs, ..request(prompt(1, 40), TOKENS as u32) };
     let generated = || engine.stats().generated_tokens.load(Ordering::SeqCst);
     let before = generated();
     let mut streams: Vec<_> = [
         Request { constraint: Some(Box::new(probe)), ..ask(Sampling::default(), None) },
         ask(Sampling::default(), Some(20)),
-        ask(random, None),
+        Request { adapter: Some(adapter), ..ask(random, None) },
         ask(nucleus, Some(3)),
         ask(penalised, Some(0)),
     ]

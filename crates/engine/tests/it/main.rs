@@ -1,6 +1,7 @@
 //! The engine through its public API, with tiny seeded models: that a request's tokens depend on nothing but itself, and
 //! that whatever happens to it, it ends and gives its pages back.
 
+mod adapters;
 mod allocations;
 mod choices;
 mod constraint;

@@ -39,6 +39,7 @@ pub fn request(prompt: Vec<u32>, max_tokens: u32) -> Request {
         min_tokens: 0,
         constraint: None,
         cache_salt: 0,
+        adapter: None,
         logprobs: None,
     }
 }

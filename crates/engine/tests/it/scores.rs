@@ -7,7 +7,7 @@ use falaj_model::KvCache;
 use crate::run::{Bits, MIXTURE, MODEL, Outcome, count, end, options, prompt, request, run, start};
 
 fn text(tokens: &[u32], first: usize) -> ScoreRequest {
-    ScoreRequest { tokens: tokens.to_vec(), first, top: 3, cache_salt: 0 }
+    ScoreRequest { tokens: tokens.to_vec(), first, top: 3, cache_salt: 0, adapter: None }
 }
 
 fn score(engine: &Engine, asked: ScoreRequest) -> Scores {

@@ -168,6 +168,7 @@ fn run(engine: &Engine, prompt_tokens: usize, tokens: usize, round: u64) -> Outc
             constraint: None,
             // Each round works anew instead of finding the last one's prompt.
             cache_salt: u64::MAX - round,
+            adapter: None,
             logprobs: None,
         })
         .map_err(|error| Failure::new(error.to_string()))?;

@@ -62,8 +62,10 @@ fn other_bytes(config: &Config, options: &EngineOptions) -> u64 {
     let &Config { hidden_size: d, ffn_size: f, head_dim: e, heads, kv_heads, vocab_size, .. } = config;
     let rows = options.step_tokens.max(options.max_sequences + 1);
     let (experts, used) = config.experts.map_or((0, 1), |experts| (experts.count, experts.used));
-    // Residual and norm; query and what attention gives, key and value; angles; gate times up.
-    let floats = 2 * d + 2 * (heads + kv_heads) * e + e + used * f;
+    // Residual and norm; query and what attention gives, key and value; angles; gate times up. And up alone, where adapters
+    // change it.
+    let up = if experts > 0 { 0 } else { f };
+    let floats = 2 * d + 2 * (heads + kv_heads) * e + e + used * f + up;
     // Where there are experts: routes, and the rows sorted by them.
     let mixture = if experts > 0 { experts + used * d } else { 0 };
     // What products read: 12 bytes a value for BF16 weights (bits and floats, twice), 3 for quantised ones, and the norm's floats.
@@ -131,6 +133,7 @@ mod tests {
                 min_tokens: 0,
                 constraint: None,
                 cache_salt: 0,
+                adapter: None,
                 logprobs: None,
             };
             let mut events = engine.submit(request).unwrap().events;

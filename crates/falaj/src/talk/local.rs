@@ -58,6 +58,7 @@ impl LocalAnswer {
             min_tokens: 0,
             constraint: None,
             cache_salt: 0,
+            adapter: served.adapter.clone(),
             logprobs: None,
         });
         let stream = stream.map_err(|error| Failure::new(error.to_string()))?;

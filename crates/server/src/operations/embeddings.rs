@@ -47,7 +47,7 @@ pub(crate) async fn embed(State(app): State<App>, caller: Caller, body: Raw) -> 
 const AT_ONCE: usize = 8;
 
 async fn one(served: &Served, tokens: Vec<u32>, salt: u64, dimensions: Option<u32>) -> Result<Vec<f32>, ApiError> {
-    let pending = served.engine.embed(tokens, salt)?;
+    let pending = served.engine.embed(tokens, salt, served.adapter.as_ref())?;
     let reply = pending.await.map_err(|_| ApiError::Stopping)?;
     let mut vector = reply.map_err(|reason| ApiError::Engine { reason })?;
     if let Some(dimensions) = dimensions {

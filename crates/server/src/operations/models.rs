@@ -61,6 +61,7 @@ fn card(listed: &Listed) -> ModelCard {
         r#type: "base",
         state: listed.state.name(),
         memory_bytes: listed.memory_bytes,
+        base: facts.base.clone(),
     }
 }
 
@@ -69,7 +70,8 @@ pub(crate) fn capabilities(facts: &Facts) -> Capabilities {
         completion_chat: facts.chat,
         completion_fim: facts.fill_in_the_middle,
         function_calling: facts.tools,
-        fine_tuning: true,
+        // Another adapter is made from the base.
+        fine_tuning: facts.base.is_none(),
         ..Capabilities::default()
     }
 }

@@ -4,6 +4,8 @@
 //! Models that need room come in the order in which they were asked for. The least recently used leave for them: idle ones
 //! at once, busy ones (only where idle ones do not suffice) when their last request has ended; until then new requests
 //! for them queue up behind, so that two busy models that do not fit together take turns.
+//!
+//! An adapter is a resident over another one, its base: the base comes first, and stays as long as any of its adapters is here.
 
 mod room;
 
@@ -66,6 +68,8 @@ struct State {
 struct Resident {
     /// INVARIANT: the sum over all residents is what the bound bounds.
     bytes: u64,
+    /// Of an adapter: the resident in whose engine it is.
+    base: Option<String>,
     condition: Condition,
 }
 
@@ -93,6 +97,8 @@ struct Loaded {
 struct Want {
     id: String,
     need_bytes: u64,
+    /// Of an adapter: what it needs here, and how much that needs if it is not.
+    base: Option<(String, u64)>,
     waiters: Vec<Waiter>,
 }
 
@@ -102,7 +108,8 @@ type Waiter = oneshot::Sender<Result<Loan, Refusal>>;
 enum Deed {
     Lend(Waiter, Loan),
     Refuse(Vec<Waiter>, Refusal),
-    Load(String),
+    /// Over the engine of a base, or by itself.
+    Load(String, Option<Arc<Served>>),
     Unload(String, Arc<Served>),
 }
 
@@ -122,24 +129,16 @@ impl Residents {
         let loader =
             self.loader.as_ref().ok_or_else(|| LoadError { reason: format!("`{id}` cannot be deleted here") })?;
         loader.remove(id)?;
-        self.change(|state, deeds| {
-            let idle = state
-                .models
-                .get(id)
-                .is_some_and(|resident| matches!(&resident.condition, Condition::Loaded(loaded) if loaded.loans == 0));
-            if idle {
-                state.unload(id, deeds);
-            }
-        });
+        self.change(|state, deeds| state.unload(id, deeds));
         Ok(())
     }
 
     pub(super) fn insert(self: &Arc<Self>, served: Served, stays: bool) {
         let stays = stays || self.memory.pinned.contains(&served.facts.id);
         self.change(|state, _| {
-            let (id, bytes) = (served.facts.id.clone(), served.memory_bytes);
+            let (id, bytes, base) = (served.facts.id.clone(), served.memory_bytes, served.facts.base.clone());
             let loaded = state.loaded(served, stays, 0);
-            state.models.insert(id, Resident { bytes, condition: Condition::Loaded(loaded) });
+            state.models.insert(id, Resident { bytes, base, condition: Condition::Loaded(loaded) });
         });
     }
 
@@ -150,17 +149,20 @@ impl Residents {
         let clock = state.clock;
         let loaded = state.find(name)?;
         loaded.used = clock;
-        Some(self.loan(loaded, true))
+        let loan = self.loan(loaded, true);
+        state.base_is_used(&loan.served.facts);
+        Some(loan)
     }
 
-    /// All that are here, for a look that does not count as use.
+    /// All that are here with engines of their own, for a look that does not count as use.
     pub(super) fn lend_all(self: &Arc<Self>) -> Vec<Loan> {
         let mut state = self.lock();
-        state.all_loaded().map(|loaded| self.loan(loaded, false)).collect()
+        let own = |loaded: &&mut Loaded| loaded.served.adapter.is_none();
+        state.all_loaded().filter(own).map(|loaded| self.loan(loaded, false)).collect()
     }
 
-    /// Asks for a model that is not here. Whoever drops the answer no longer waits.
-    pub(super) fn want(self: &Arc<Self>, facts: &Facts) -> Waiting {
+    /// Asks for a model that is not here, over `base` if it is an adapter. Whoever drops the answer no longer waits.
+    pub(super) fn want(self: &Arc<Self>, facts: &Facts, base: Option<&Facts>) -> Waiting {
         let (waiter, answer) = oneshot::channel();
         self.change(|state, deeds| {
             if state.stopping {
@@ -184,7 +186,8 @@ impl Residents {
                 Some(want) => want.waiters.push(waiter),
                 None => {
                     let (id, need_bytes) = (facts.id.clone(), facts.memory_bytes);
-                    state.wanted.push_back(Want { id, need_bytes, waiters: vec![waiter] });
+                    let base = base.map(|base| (base.id.clone(), base.memory_bytes));
+                    state.wanted.push_back(Want { id, need_bytes, base, waiters: vec![waiter] });
                 }
             }
         });
@@ -221,7 +224,7 @@ impl Residents {
             let mut done = Vec::new();
             for (id, resident) in &state.models {
                 let Condition::Loaded(loaded) = &resident.condition else { continue };
-                if loaded.stays || loaded.loans > 0 {
+                if loaded.stays || loaded.loans > 0 || state.is_needed(id) {
                     continue;
                 }
                 match after.checked_sub(loaded.idle_since.elapsed()) {
@@ -286,24 +289,43 @@ impl Residents {
         let verdict = loop {
             let Some(want) = state.wanted.front() else { break room::settle(state, &self.memory, None) };
             let (id, need_bytes) = (want.id.clone(), want.need_bytes);
+            let base = want.base.clone();
             match state.models.get(&id).map(|resident| &resident.condition) {
                 Some(Condition::Loaded(_)) => self.lend_wanted(state, deeds),
                 // Its memory is still going; afterwards it may come back.
                 Some(_) => break Verdict::Wait,
                 None if state.loading() >= self.memory.loads_at_once.max(1) => break Verdict::Wait,
-                None => match room::settle(state, &self.memory, Some((&id, need_bytes))) {
-                    Verdict::Fits => {
-                        let waiters = state.wanted.pop_front().map(|want| want.waiters).unwrap_or_default();
-                        let condition = Condition::Loading { waiters };
-                        state.models.insert(id.clone(), Resident { bytes: need_bytes, condition });
-                        deeds.push(Deed::Load(id));
+                None => {
+                    // Its base first, where it is an adapter and that is not here.
+                    let (next, over) = match &base {
+                        None => (room::Wanted { id: &id, need_bytes, base: None }, None),
+                        Some((base, base_bytes)) => match state.models.get(base).map(|resident| &resident.condition) {
+                            Some(Condition::Loaded(loaded)) => {
+                                let over = Arc::clone(&loaded.served);
+                                (room::Wanted { id: &id, need_bytes, base: Some(base) }, Some(over))
+                            }
+                            Some(_) => break Verdict::Wait,
+                            None => (room::Wanted { id: base, need_bytes: *base_bytes, base: None }, None),
+                        },
+                    };
+                    match room::settle(state, &self.memory, Some(next)) {
+                        Verdict::Fits => {
+                            let (id, bytes) = (next.id.to_owned(), next.need_bytes);
+                            let mut waiters = Vec::new();
+                            if base.is_none() || over.is_some() {
+                                waiters = state.wanted.pop_front().map(|want| want.waiters).unwrap_or_default();
+                            }
+                            let (condition, base) = (Condition::Loading { waiters }, next.base.map(str::to_owned));
+                            state.models.insert(id.clone(), Resident { bytes, base, condition });
+                            deeds.push(Deed::Load(id, over));
+                        }
+                        Verdict::Never(refusal) => {
+                            let waiters = state.wanted.pop_front().map(|want| want.waiters).unwrap_or_default();
+                            deeds.push(Deed::Refuse(waiters, refusal));
+                        }
+                        verdict => break verdict,
                     }
-                    Verdict::Never(refusal) => {
-                        let waiters = state.wanted.pop_front().map(|want| want.waiters).unwrap_or_default();
-                        deeds.push(Deed::Refuse(waiters, refusal));
-                    }
-                    verdict => break verdict,
-                },
+                }
             }
         };
         if let Verdict::Leave(ids) = verdict {
@@ -322,7 +344,9 @@ impl Residents {
             return;
         };
         loaded.used = clock;
+        let served = Arc::clone(&loaded.served);
         deeds.extend(want.waiters.into_iter().map(|waiter| Deed::Lend(waiter, self.loan(loaded, true))));
+        state.base_is_used(&served.facts);
     }
 
     fn act(self: &Arc<Self>, deed: Deed) {
@@ -334,10 +358,10 @@ impl Residents {
                     let _ = waiter.send(Err(refusal.clone()));
                 }
             }
-            Deed::Load(id) => {
+            Deed::Load(id, base) => {
                 let (residents, name) = (Arc::clone(self), id.clone());
                 let thread = std::thread::Builder::new().name("falaj-load".into());
-                if let Err(error) = thread.spawn(move || residents.load(&name)) {
+                if let Err(error) = thread.spawn(move || residents.load(&name, base.as_deref())) {
                     self.load_ended(&id, Err(LoadError { reason: format!("the system gives no thread: {error}") }));
                 }
             }
@@ -345,7 +369,7 @@ impl Residents {
                 let (residents, model) = (Arc::clone(self), id.clone());
                 let work = move || {
                     // Nobody holds a loan, so what is under way has been cancelled or is done.
-                    served.engine.shutdown(true);
+                    served.leave();
                     drop(served);
                     residents.unloaded(&model);
                 };
@@ -357,9 +381,13 @@ impl Residents {
         }
     }
 
-    fn load(self: &Arc<Self>, id: &str) {
+    fn load(self: &Arc<Self>, id: &str, base: Option<&Served>) {
         let started = Instant::now();
-        let load = || self.loader.as_ref().map_or(Ok(None), |loader| loader.load(id, &self.cancelled));
+        let load = || match (&self.loader, base) {
+            (None, _) => Ok(None),
+            (Some(loader), None) => loader.load(id, &self.cancelled),
+            (Some(loader), Some(base)) => loader.load_over(id, base, &self.cancelled),
+        };
         let outcome = catch_unwind(AssertUnwindSafe(load))
             .unwrap_or_else(|_| Err(LoadError { reason: "loading it panicked; the log says where".to_owned() }));
         if let Ok(Some(served)) = &outcome {
@@ -374,21 +402,23 @@ impl Residents {
         self.change(|state, deeds| {
             let Some(resident) = state.models.remove(id) else { return };
             let Condition::Loading { mut waiters } = resident.condition else { return };
+            let base = resident.base;
             let refusal = match outcome {
                 Ok(Some(served)) => {
                     self.counts.loads.fetch_add(1, Ordering::Relaxed);
                     waiters.retain(|waiter| !waiter.is_closed());
-                    let (bytes, others) = (served.memory_bytes, state.staying_bytes());
+                    let (bytes, others) = (served.memory_bytes, room::staying_bytes(state, base.as_deref()));
                     let mut loaded = state.loaded(served, stays, 0);
                     let fits = bytes.saturating_add(others) <= self.memory.bound_bytes;
                     if fits && !state.stopping {
                         let lend = |waiter| Deed::Lend(waiter, self.loan(&mut loaded, true));
                         deeds.extend(waiters.into_iter().map(lend));
-                        state.models.insert(id.to_owned(), Resident { bytes, condition: Condition::Loaded(loaded) });
+                        let condition = Condition::Loaded(loaded);
+                        state.models.insert(id.to_owned(), Resident { bytes, base, condition });
                         return;
                     }
                     // It turned out larger than it looked, or comes too late.
-                    state.models.insert(id.to_owned(), Resident { bytes, condition: Condition::Loaded(loaded) });
+                    state.models.insert(id.to_owned(), Resident { bytes, base, condition: Condition::Loaded(loaded) });
                     state.unload(id, deeds);
                     let bound_bytes = self.memory.bound_bytes;
                     match fits {
@@ -403,6 +433,11 @@ impl Residents {
                     Refusal::Failed(error.reason)
                 }
             };
+            // Whoever waits for an adapter over it waits in vain.
+            let over = |want: &Want| want.base.as_ref().is_some_and(|(base, _)| base == id);
+            while let Some(want) = state.wanted.iter().position(over).and_then(|at| state.wanted.remove(at)) {
+                waiters.extend(want.waiters);
+            }
             deeds.push(Deed::Refuse(waiters, refusal));
         });
         self.quiet.notify_all();
@@ -453,14 +488,25 @@ impl State {
         self.models.values().fold(0, |sum, resident| sum.saturating_add(resident.bytes))
     }
 
-    /// Of what never leaves.
-    fn staying_bytes(&self) -> u64 {
-        let stays = |resident: &&Resident| matches!(&resident.condition, Condition::Loaded(loaded) if loaded.stays);
-        self.models.values().filter(stays).fold(0, |sum, resident| sum.saturating_add(resident.bytes))
+    /// Whether an adapter over it is here, in whatever condition.
+    fn is_needed(&self, id: &str) -> bool {
+        self.models.values().any(|resident| resident.base.as_deref() == Some(id))
     }
 
-    /// Begins to unload an idle model; its bytes count until they are given back.
+    /// Who uses an adapter uses its base.
+    fn base_is_used(&mut self, facts: &Facts) {
+        let clock = self.clock;
+        let base = facts.base.as_ref().and_then(|base| self.models.get_mut(base));
+        if let Some(Resident { condition: Condition::Loaded(loaded), .. }) = base {
+            (loaded.used, loaded.idle_since) = (clock, Instant::now());
+        }
+    }
+
+    /// Begins to unload a model that is idle and no adapter's base; its bytes count until they are given back.
     fn unload(&mut self, id: &str, deeds: &mut Vec<Deed>) {
+        if self.is_needed(id) {
+            return;
+        }
         let Some(resident) = self.models.get_mut(id) else { return };
         match std::mem::replace(&mut resident.condition, Condition::Unloading) {
             Condition::Loaded(loaded) if loaded.loans == 0 => deeds.push(Deed::Unload(id.to_owned(), loaded.served)),
@@ -488,6 +534,8 @@ impl Drop for Return {
             loaded.loans = loaded.loans.saturating_sub(1);
             if self.counts {
                 (loaded.used, loaded.idle_since) = (clock, Instant::now());
+                let served = Arc::clone(&loaded.served);
+                state.base_is_used(&served.facts);
             }
         });
     }

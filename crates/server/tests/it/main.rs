@@ -1,5 +1,6 @@
 //! The HTTP API through the router (or a loopback socket where connections matter), over a tiny seeded model.
 
+mod adapters;
 mod anthropic;
 mod chat;
 mod completions;

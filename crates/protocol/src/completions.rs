@@ -23,7 +23,7 @@ pub struct CompletionRequest {
     pub prompts: Vec<Prompt>,
     pub suffix: Option<String>,
     pub echo: bool,
-    /// How many alternatives per token; 0 reports the chosen token only.
+    /// How many alternatives per token; 0 reports the token itself only. With `echo` also of the prompt's.
     pub logprobs: Option<u8>,
     pub options: Options,
 }
@@ -55,10 +55,6 @@ impl CompletionRequest {
             }
             let logprobs = c.optional(&mut fields, "logprobs", |c, v| c.integer(v, 0, 20));
             let echo = c.optional(&mut fields, "echo", Checker::boolean).unwrap_or(false);
-            if echo && logprobs.is_some() {
-                let msg = "log-probabilities of the prompt are not computed; leave out `echo` or `logprobs`";
-                c.field_problem("logprobs", "value_error", msg);
-            }
             let suffix = c.optional(&mut fields, "suffix", Checker::string);
             Some(Self {
                 model: model?,
@@ -131,11 +127,37 @@ pub struct CompletionChoice {
 }
 
 /// Parallel lists, one entry per token.
-#[derive(Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct LegacyLogprobs {
     pub tokens: Vec<String>,
-    pub token_logprobs: Vec<f32>,
-    pub top_logprobs: Vec<Map<String, Value>>,
+    /// None for a prompt's first token, which nothing comes before. Doubles, as in `top_logprobs`: clients compare the two.
+    pub token_logprobs: Vec<Option<f64>>,
+    /// The most likely ones, and always the token itself.
+    pub top_logprobs: Vec<Option<Map<String, Value>>>,
     /// Characters from the start of the text.
     pub text_offset: Vec<usize>,
+}
+
+impl LegacyLogprobs {
+    /// `top`: most likely first, without the token itself where it is not among them. Of tokens that are written alike (parts
+    /// of characters are) the most likely stands for all.
+    pub fn push(&mut self, token: String, offset: usize, scored: Option<(f32, Vec<(String, f32)>)>) {
+        self.text_offset.push(offset);
+        self.token_logprobs.push(scored.as_ref().map(|(logprob, _)| f64::from(*logprob)));
+        self.top_logprobs.push(scored.map(|(logprob, top)| {
+            let mut map = Map::new();
+            for (alternative, logprob) in top.into_iter().chain([(token.clone(), logprob)]) {
+                map.entry(alternative).or_insert_with(|| f64::from(logprob).into());
+            }
+            map
+        }));
+        self.tokens.push(token);
+    }
+
+    pub fn append(&mut self, mut more: Self) {
+        self.tokens.append(&mut more.tokens);
+        self.token_logprobs.append(&mut more.token_logprobs);
+        self.top_logprobs.append(&mut more.top_logprobs);
+        self.text_offset.append(&mut more.text_offset);
+    }
 }

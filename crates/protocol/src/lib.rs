@@ -2,7 +2,7 @@
 //!
 //! Requests are read by [`check`], so that a wrong field is reported with its place, as pydantic does; replies are
 //! plain serde structs. A module per operation: [`chat`], [`completions`] (legacy and fill-in-the-middle),
-//! [`embeddings`], [`models`], [`files`], [`jobs`] (fine-tuning), [`messages`] (Anthropic), [`errors`] (the envelopes).
+//! [`embeddings`], [`models`], [`files`], [`jobs`] (fine-tuning), [`messages`] (Anthropic), [`tokenize`] (vLLM's), [`errors`] (the envelopes).
 //! No HTTP here, no tokens and no model: `server` converts these types once, at its edge.
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
@@ -17,6 +17,7 @@ pub mod jobs;
 pub mod messages;
 pub mod models;
 pub mod sampling;
+pub mod tokenize;
 pub mod usage;
 
 pub use check::{Loc, Problem};

@@ -167,6 +167,7 @@ fn plain(served: Arc<Loan>, prompts: Vec<Vec<u32>>, options: &Options, origin: O
         prompts,
         n: options.n,
         max_tokens: options.max_tokens,
+        ends: true,
         min_tokens: options.min_tokens,
         stop: options.stop.clone(),
         constraints: Vec::new(),

@@ -25,6 +25,8 @@ pub(crate) struct Job {
     pub prompts: Vec<Vec<u32>>,
     pub n: u32,
     pub max_tokens: Option<u32>,
+    /// Whether the model's end tokens end an answer; else they are tokens like others.
+    pub ends: bool,
     pub min_tokens: u32,
     pub sampling: Sampling,
     pub stop: Vec<String>,
@@ -107,7 +109,7 @@ impl Generation {
                 prompt: prompt.clone(),
                 max_tokens: job.max_tokens.unwrap_or(room).min(room),
                 sampling: job.sampling.clone(),
-                stop_tokens: job.served.text.tokenizer.eos_tokens(),
+                stop_tokens: if job.ends { job.served.text.tokenizer.eos_tokens() } else { Vec::new() },
                 min_tokens: job.min_tokens,
                 constraint: first.constraint,
                 cache_salt: job.cache_salt,

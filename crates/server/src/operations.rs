@@ -8,4 +8,5 @@ pub(crate) mod fim;
 pub(crate) mod fine_tuning;
 pub(crate) mod messages;
 pub(crate) mod models;
+pub(crate) mod tokenize;
 pub(crate) mod tuned_models;

@@ -6,7 +6,9 @@ use axum::middleware::{from_fn_with_state, map_response};
 use axum::routing::{get, patch, post};
 
 use crate::app::App;
-use crate::operations::{chat, completions, embeddings, files, fim, fine_tuning, messages, models, tuned_models};
+use crate::operations::{
+    chat, completions, embeddings, files, fim, fine_tuning, messages, models, tokenize, tuned_models,
+};
 use crate::{auth, edge, health};
 
 pub(crate) fn router(app: App) -> Router {
@@ -27,6 +29,10 @@ pub(crate) fn router(app: App) -> Router {
         .route("/openai/v1/embeddings", post(embeddings::embed))
         .route("/openai/v1/models", get(models::list))
         .route("/openai/v1/models/{*id}", get(models::retrieve).delete(tuned_models::delete))
+        // vLLM's, which programs that measure models look for
+        .route("/tokenize", post(tokenize::tokenize))
+        .route("/detokenize", post(tokenize::detokenize))
+        .route("/tokenizer_info", get(tokenize::info))
         // Files and jobs, which both vendors keep under the same names
         .nest("/v1", kept(&app))
         .nest("/openai/v1", kept(&app))

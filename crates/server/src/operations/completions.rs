@@ -1,16 +1,17 @@
-//! Legacy text completions: several prompts, `echo`, `suffix`, and log-probabilities as parallel lists.
+//! Legacy text completions: several prompts, `echo` (in `completions/echo.rs`), `suffix`, and log-probabilities as parallel lists.
+
+mod echo;
 
 use axum::Json;
 use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
 use falaj_protocol::Dialect;
-use falaj_protocol::completions::{Completion, CompletionChoice, CompletionRequest, LegacyLogprobs, Prompt};
+use falaj_protocol::completions::{Completion, CompletionChoice, CompletionRequest, LegacyLogprobs};
 use falaj_protocol::usage::Usage;
-use serde_json::{Map, Value};
 
 use crate::app::App;
 use crate::auth::Caller;
-use crate::body::{Parsed, Raw};
+use crate::body::Raw;
 use crate::convert;
 use crate::edge::RequestId;
 use crate::error::ApiError;
@@ -18,6 +19,7 @@ use crate::generate::{Counts, Generation, Logprob, Piece};
 use crate::ids;
 use crate::operations::chat::{finish_reason, usage};
 use crate::sse::{self, Frames, Script};
+use echo::Echo;
 
 pub(crate) async fn complete(
     State(app): State<App>,
@@ -37,12 +39,18 @@ pub(crate) async fn complete(
         include_usage: request.options.include_usage,
         logprobs: request.logprobs.is_some(),
         echoes: Vec::new(),
+        choices_per_prompt: request.options.n.max(1) as usize,
         written: Vec::new(),
     };
     if request.echo {
-        reply.echoes = echoes(&app, &request).await?;
+        reply.echoes = echo::texts(&app, &request).await?;
     }
-    let job = convert::completion(&app, &caller, request).await?;
+    let mut job = convert::completion(&app, &caller, request).await?;
+    if reply.logprobs && !reply.echoes.is_empty() {
+        // Who asks for one token only reads what comes before it, and counts on that one: also where it would be the end.
+        job.ends = job.max_tokens != Some(1);
+        echo::score(&app, &job, &mut reply.echoes).await?;
+    }
     let generation = Generation::start(&app, job)?;
     reply.written = vec![0; generation.choices() as usize];
     if stream {
@@ -50,27 +58,17 @@ pub(crate) async fn complete(
     }
     let (wholes, counts) = generation.collect().await?;
     let choices = (0..).zip(wholes).map(|(index, whole)| {
-        let text = format!("{}{}", reply.echo(index), whole.text);
-        let logprobs = reply.logprobs.then(|| reply.list(index, whole.logprobs));
+        let text = format!("{}{}", reply.echo(index).map_or("", |echo| echo.text.as_str()), whole.text);
+        let logprobs = reply.logprobs.then(|| {
+            let mut list = reply.echo(index).and_then(|echo| echo.logprobs.clone()).unwrap_or_default();
+            list.append(reply.list(index, whole.logprobs));
+            list
+        });
         let finish_reason = Some(finish_reason(&whole.finish, dialect));
         CompletionChoice { index, text, logprobs, finish_reason }
     });
     let choices = choices.collect();
-    Ok(Json(reply.body(choices, Some(Some(usage(counts))))).into_response())
-}
-
-/// The text of each prompt's choices, for `echo`.
-async fn echoes(app: &App, request: &Parsed<CompletionRequest>) -> Result<Vec<String>, ApiError> {
-    let served = app.registry.find(&request.model, app.deadline(request.arrived)).await?;
-    let text = |prompt: &Prompt| match prompt {
-        Prompt::Text(text) => text.clone(),
-        Prompt::Tokens(tokens) => served.text.tokenizer.decode(tokens),
-    };
-    Ok(request
-        .prompts
-        .iter()
-        .flat_map(|prompt| std::iter::repeat_n(text(prompt), request.options.n as usize))
-        .collect())
+    Ok(Json(reply.body(choices, Some(Some(reply.usage(counts))))).into_response())
 }
 
 struct Reply {
@@ -81,15 +79,22 @@ struct Reply {
     created: u64,
     include_usage: bool,
     logprobs: bool,
-    /// Per choice; empty without `echo`.
-    echoes: Vec<String>,
+    /// Per prompt; empty without `echo`.
+    echoes: Vec<Echo>,
+    choices_per_prompt: usize,
     /// Characters of each choice's text so far, for `text_offset`.
     written: Vec<usize>,
 }
 
 impl Reply {
-    fn echo(&self, choice: u32) -> &str {
-        self.echoes.get(choice as usize).map_or("", String::as_str)
+    fn echo(&self, choice: u32) -> Option<&Echo> {
+        self.echoes.get(choice as usize / self.choices_per_prompt)
+    }
+
+    /// What an echo's log-probabilities had to compute did not come from the cache, though the answer found it there.
+    fn usage(&self, counts: Counts) -> Usage {
+        let scored = self.echoes.iter().any(|echo| echo.logprobs.is_some());
+        usage(if scored { Counts { cached: 0, ..counts } } else { counts })
     }
 
     fn body(&self, choices: Vec<CompletionChoice>, usage: Option<Option<Usage>>) -> Completion {
@@ -104,18 +109,13 @@ impl Reply {
     }
 
     fn list(&mut self, choice: u32, tokens: Vec<Logprob>) -> LegacyLogprobs {
-        let echoed = self.echo(choice).chars().count();
+        let echoed = self.echo(choice).map_or(0, |echo| echo.text.chars().count());
         let mut list = LegacyLogprobs::default();
         let Some(written) = self.written.get_mut(choice as usize) else { return list };
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         for token in tokens {
-            let top = token.top.iter().map(|(bytes, logprob)| (text(bytes), Value::from(*logprob)));
-            list.top_logprobs.push(top.collect::<Map<_, _>>());
-            list.token_logprobs.push(token.logprob);
-            list.text_offset.push(echoed + *written);
-            let token = text(&token.bytes);
-            *written += token.chars().count();
-            list.tokens.push(token);
+            let top = token.top.iter().map(|(bytes, logprob)| (text(bytes), *logprob)).collect();
+            list.push(text(&token.bytes), echoed + *written, Some((token.logprob, top)));
+            *written += characters_begun(&token.bytes);
         }
         list
     }
@@ -129,10 +129,21 @@ impl Reply {
     }
 }
 
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Characters whose first byte is among these: a token may hold a part of one only.
+fn characters_begun(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|byte| **byte & 0xC0 != 0x80).count()
+}
+
 impl Script for Reply {
     fn open(&mut self, out: &mut Frames) {
-        for (index, echo) in (0..).zip(&self.echoes) {
-            self.chunk(CompletionChoice { index, text: echo.clone(), logprobs: None, finish_reason: None }, None, out);
+        let echoes = self.echoes.iter().flat_map(|echo| std::iter::repeat_n(echo, self.choices_per_prompt));
+        for (index, echo) in (0..).zip(echoes) {
+            let (text, logprobs) = (echo.text.clone(), echo.logprobs.clone());
+            self.chunk(CompletionChoice { index, text, logprobs, finish_reason: None }, None, out);
         }
     }
 
@@ -144,13 +155,13 @@ impl Script for Reply {
             Piece::Thinking(_) | Piece::CallStart { .. } | Piece::CallArguments { .. } => return,
         };
         let finish_reason = end.map(|finish| finish_reason(&finish, self.dialect));
-        let usage = (last && finish_reason.is_some()).then(|| usage(counts));
+        let usage = (last && finish_reason.is_some()).then(|| self.usage(counts));
         self.chunk(CompletionChoice { index: choice, text, logprobs, finish_reason }, usage, out);
     }
 
     fn close(&mut self, counts: Counts, out: &mut Frames) {
         if self.dialect == Dialect::OpenAi && self.include_usage {
-            out.data(&self.body(Vec::new(), Some(Some(usage(counts)))));
+            out.data(&self.body(Vec::new(), Some(Some(self.usage(counts)))));
         }
         out.raw("[DONE]");
     }

@@ -12,6 +12,7 @@ pub mod request;
 pub mod rows;
 pub mod safetensors;
 pub mod sample;
+pub mod suites;
 pub mod template;
 pub mod tokenizer;
 

@@ -66,6 +66,9 @@ pub enum Command {
         #[command(subcommand)]
         command: DataCommand,
     },
+    /// Measure what a model can do on suites of questions
+    #[command(after_help = EVAL_EXAMPLES)]
+    Eval(Eval),
     /// Look at the configuration
     Config {
         #[command(subcommand)]
@@ -257,6 +260,30 @@ pub struct DataCheck {
     pub tokens_per_second: Option<f64>,
 }
 
+#[derive(ClapArgs)]
+pub struct Eval {
+    /// A name from `falaj model list`, or a path to a GGUF file or a model folder
+    pub model: String,
+    /// Suites: JSON lines, what to ask and what is right
+    #[arg(required = true)]
+    pub suites: Vec<PathBuf>,
+    /// Ask this model the same, and tell the difference
+    #[arg(long, value_name = "NAME|PATH")]
+    pub against: Option<String>,
+    /// Keep all results in this JSON file; called again, only what is missing is asked
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// Most tokens of one answer
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_tokens: u32,
+    /// Texts longer than this are scored in windows [default: the model's context]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    pub window: Option<u32>,
+    /// Text for the baseline's word counts [default: the suite's other texts]
+    #[arg(long, value_name = "FILE")]
+    pub counts: Option<PathBuf>,
+}
+
 #[derive(Subcommand)]
 pub enum ConfigCommand {
     /// Print each setting, its value and where it came from
@@ -405,6 +432,22 @@ Examples:
   falaj data check talks.jsonl --json | jq .tokens
 
 Exits with 1 when a line cannot be learnt from. The format is read off the first row.";
+
+const EVAL_EXAMPLES: &str = "\
+Examples:
+  falaj eval falaj-seed suite.jsonl
+  falaj eval my-model suite.jsonl --against falaj-seed
+  falaj eval my-model *.jsonl --report results.json
+  falaj eval my-model suite.jsonl --json | jq '.results[0].measures'
+
+A suite:
+  {\"suite\": \"small\"}
+  {\"task\": \"exact_match\", \"messages\": [{\"role\": \"user\", \"content\": \"2 + 3?\"}], \"answers\": [\"5\"]}
+  {\"task\": \"multiple_choice\", \"prompt\": \"Paris is in\", \"choices\": [\"France\", \"Italy\"], \"answer\": 0}
+  {\"task\": \"perplexity\", \"text\": \"A text.\", \"language\": \"en\", \"group\": \"prose\"}
+
+Each score has its 95 % interval, and a column shows what a baseline without a model reaches. Stopped by Ctrl-C, the same
+command with --report goes on. docs/evaluation.md has every task.";
 
 const CONFIG_EXAMPLES: &str = "\
 Examples:

@@ -10,6 +10,7 @@ mod context;
 mod data;
 mod data_dir;
 mod doctor;
+mod eval;
 mod failure;
 mod hub;
 mod inspect;
@@ -53,6 +54,7 @@ fn execute(args: args::Args) -> Outcome {
         Command::Train(options) => train::train(&context, &options),
         Command::Job { command } => job::job(&context, &command),
         Command::Data { command } => data::data(&context, &command),
+        Command::Eval(options) => eval::eval(&context, &options),
         Command::Config { command: ConfigCommand::Show } => config::show(&context),
         Command::Doctor(options) => doctor::doctor(&context, &options),
     }

@@ -139,8 +139,8 @@ pub enum Added {
     Taken,
 }
 
-/// SIGINT and SIGTERM let the step under way end, and a checkpoint be written; the second one ends the process.
-fn stop_on_signal(cancelled: &Arc<AtomicBool>) -> Outcome {
+/// SIGINT and SIGTERM set `cancelled`, so that what is under way ends in good order; the second one ends the process.
+pub fn stop_on_signal(cancelled: &Arc<AtomicBool>) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let cancelled = Arc::clone(cancelled);
     std::thread::Builder::new().name("falaj-signals".into()).spawn(move || {

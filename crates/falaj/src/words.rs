@@ -488,6 +488,42 @@ words! {
         "لا شيء يُتعلَّم: لا إجابة وزنها فوق الصفر";
     BadRendered: "the model cannot take it: {0}", "le modèle ne peut pas le prendre : {0}", "لا يقبله النموذج: {0}";
 
+    // Evaluation
+    EvalBadLine: "{0}: line {1}: {2}", "{0} : ligne {1} : {2}", "{0}: السطر {1}: {2}";
+    EvalBad:
+        "`{0}`: {1} lines cannot be asked",
+        "`{0}` : {1} lignes ne peuvent pas être posées",
+        "`{0}`: لا يمكن سؤال {1} من الأسطر";
+    EvalBadNext:
+        "correct or delete them; `falaj eval --help` shows what a line looks like",
+        "corrigez-les ou supprimez-les ; `falaj eval --help` montre à quoi ressemble une ligne",
+        "صحّحها أو احذفها؛ يعرض `falaj eval --help` شكل السطر";
+    EvalEmpty: "`{0}` asks nothing", "`{0}` ne demande rien", "لا يسأل `{0}` شيئًا";
+    EvalReportBad: "`{0}` is no report: {1}", "`{0}` n'est pas un rapport : {1}", "`{0}` ليس تقريرًا: {1}";
+    EvalReportNext: "choose another file: `--report FILE`", "choisissez un autre fichier : `--report FILE`", "اختر ملفًا آخر: `--report FILE`";
+    EvalAsking: "{0}, {1}", "{0}, {1}", "{0}، {1}";
+    EvalSuite: "{0}: {1} rows", "{0} : {1} lignes", "{0}: {1} سطرًا";
+    EvalKept: "{0} rows were done before", "{0} lignes étaient déjà faites", "{0} سطرًا أُنجزت من قبل";
+    EvalFailed:
+        "{0}: {1} rows had no answer and count as wrong; the first, line {2}: {3}",
+        "{0} : {1} lignes sans réponse comptent comme fausses ; la première, ligne {2} : {3}",
+        "{0}: لا إجابة في {1} من الأسطر وتُعد خاطئة؛ أولها السطر {2}: {3}";
+    EvalStopped: "stopped after {0} of {1} rows", "arrêté après {0} lignes sur {1}", "توقف بعد {0} من {1} سطرًا";
+    EvalStoppedKept:
+        "the same command goes on from `{0}`",
+        "la même commande reprendra depuis `{0}`",
+        "يتابع الأمر نفسه من `{0}`";
+    EvalStoppedLost:
+        "nothing was kept; `--report FILE` keeps it the next time",
+        "rien n'a été gardé ; `--report FILE` le gardera la prochaine fois",
+        "لم يُحفظ شيء؛ يحفظه `--report FILE` في المرة القادمة";
+    EvalBaseline: "baseline", "référence simple", "خط الأساس";
+    EvalRows: "rows", "lignes", "الأسطر";
+    EvalDifference: "{0} minus {1}", "{0} moins {1}", "{0} ناقص {1}";
+    EvalCertain: "differs", "diffère", "يختلف";
+    EvalUncertain: "not told apart", "non départagé", "غير محسوم";
+    EvalWritten: "written to `{0}`", "écrit dans `{0}`", "كُتب في `{0}`";
+
     // Doctor
     DoctorCpu: "CPU", "processeur", "المعالج";
     DoctorFeatures: "CPU features", "jeux d'instructions", "تعليمات المعالج";

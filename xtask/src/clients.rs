@@ -77,6 +77,7 @@ const SUITES: &[Suite] = &[
     Suite { name: "mistralai-2", runner: Runner::Pytest(&["test_mistralai.py"]) },
     Suite { name: "mistralai-3", runner: Runner::Pytest(&["test_mistralai.py"]) },
     Suite { name: "langchain", runner: Runner::Pytest(&["test_langchain.py"]) },
+    Suite { name: "lm-eval", runner: Runner::Pytest(&["test_lm_eval.py"]) },
     Suite { name: "node", runner: Runner::Node },
 ];
 
@@ -109,6 +110,7 @@ impl Suite {
             .env("FALAJ_KEY", &site.key)
             .env("FALAJ_PID", site.pid().to_string())
             .env("FALAJ_MODEL", "falaj-seed")
+            .env("FALAJ_BIN", &site.binary)
             .env("PYTHONDONTWRITEBYTECODE", "1")
             // A proxy of the machine must not come between a test and the loopback.
             .env("NO_PROXY", "127.0.0.1,localhost")

@@ -13,6 +13,8 @@ use crate::{command, http};
 
 pub struct Site {
     child: Child,
+    /// The executable that serves.
+    pub binary: PathBuf,
     pub address: String,
     pub key: String,
     pub log: PathBuf,
@@ -47,7 +49,7 @@ impl Site {
             .stderr(File::create(folder.join("server.err"))?)
             .spawn()
             .with_context(|| format!("cannot start `{}`", binary.display()))?;
-        let mut site = Self { child, address, key: String::new(), log };
+        let mut site = Self { child, binary, address, key: String::new(), log };
         site.wait_until_ready(&data.join("admin.key"))?;
         Ok(site)
     }

@@ -257,6 +257,11 @@ def test_completions(client, model):
     assert [choice.index for choice in both.choices] == [0, 1]
     echo = client.completions.create(model=model, prompt="The water", max_tokens=2, echo=True)
     assert echo.choices[0].text.startswith("The water")
+    scored = client.completions.create(model=model, prompt="The water", max_tokens=0, echo=True, logprobs=2)
+    told = scored.choices[0].logprobs
+    assert "".join(told.tokens).endswith("The water")
+    assert told.token_logprobs[0] is None and all(value <= 0 for value in told.token_logprobs[1:])
+    assert all(token in top for token, top in zip(told.tokens[1:], told.top_logprobs[1:]))
     tokens = client.completions.create(model=model, prompt=[100, 101, 102], max_tokens=1)
     assert tokens.usage.prompt_tokens == 3
 

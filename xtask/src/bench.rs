@@ -1,11 +1,12 @@
 //! `cargo xtask bench WHAT`: measurements against what people would run otherwise. Every bench has one form: rows of
 //! `case, ours, peer, ratio, limit_share`, measured by turns in one run (`turns.rs`), with a guard against other
 //! processes (`meter.rs`), printed as a table and written as JSON (`rows.rs`), drawn as SVG (`plot.rs`).
-//! What is measured is in `bench/engine.rs`. No test depends on a timing.
+//! What is measured is in `bench/engine.rs` and `bench/train.rs`. No test depends on a timing.
 
 mod engine;
 mod gguf;
 mod load;
+mod machine;
 mod meter;
 mod models;
 mod ours;
@@ -13,16 +14,18 @@ mod peer;
 mod plot;
 mod probes;
 mod rows;
+mod train;
 mod turns;
 
 use anyhow::{Context, Result, bail};
 
 pub fn run(args: &[String]) -> Result<()> {
-    let (what, rest) = args.split_first().context("bench what? there is `engine`")?;
+    let (what, rest) = args.split_first().context("bench what? there are `engine` and `train`")?;
     let options = Options::parse(rest)?;
     match what.as_str() {
         "engine" => engine::run(&options),
-        other => bail!("no bench `{other}`; there is `engine`"),
+        "train" => train::run(&options),
+        other => bail!("no bench `{other}`; there are `engine` and `train`"),
     }
 }
 
@@ -35,8 +38,8 @@ pub struct Options {
     pub cases: Vec<String>,
     /// Leave the peer out: nothing is downloaded for it, and rows have no ratio.
     pub no_peer: bool,
-    /// Keep the rows that an earlier run of the same code on this machine finished.
-    pub resume: bool,
+    /// Measure again what an earlier run of the same programs on this machine measured.
+    pub again: bool,
     /// Print the cases and end.
     pub list: bool,
     /// Install and build the peers, make the models, and end.
@@ -53,11 +56,14 @@ impl Options {
             match arg.as_str() {
                 "--quick" => options.quick = true,
                 "--no-peer" => options.no_peer = true,
-                "--resume" => options.resume = true,
+                "--again" => options.again = true,
                 "--list" => options.list = true,
                 "--prepare" => options.prepare = true,
                 "--plot" => options.plot = true,
-                "--case" => options.cases.push(args.next().context("`--case` needs a pattern")?.clone()),
+                "--cases" => {
+                    let patterns = args.next().context("`--cases` needs patterns with commas between them")?;
+                    options.cases.extend(patterns.split(',').map(|pattern| pattern.trim().to_owned()));
+                }
                 other => bail!("no option `{other}`; `cargo xtask help` lists them"),
             }
         }

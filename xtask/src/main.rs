@@ -63,8 +63,9 @@ Usage: cargo xtask TASK
         Fuzzes one target, or each in turn, for N seconds (60). `--list` prints them.
   soak [--streams 64] [--minutes 5] [--seed 1] [--dev]
         Drives the built server with concurrent streams and random disconnects; checks errors, memory and pages.
-  bench engine [--quick] [--case PATTERN]... [--no-peer] [--resume] [--list | --prepare | --plot]
-        Measures the engine against llama.cpp by turns; builds what it needs below target/bench. --resume keeps the rows
-        that a run of the same commit finished; --prepare builds and makes models only; --plot draws docs/performance.
+  bench engine|train [--quick] [--cases PATTERN,...] [--no-peer] [--again] [--list | --prepare | --plot]
+        Measures the engine against llama.cpp, or the trainer against PyTorch, by turns; builds what it needs below
+        target/bench. Cases that the same programs ran already are left out, unless --again; --prepare builds and makes
+        models only; --plot draws docs/performance and writes its tables.
   golden
         Says how each committed golden file is made again.";

@@ -2,7 +2,7 @@
 //! JSON line back, so that measurements of two programs can alternate without loading again. Greedy, no prefix cache.
 //! `cargo run --release -p falaj-engine --example measure -- MODEL.gguf [--threads N] [--isa NAME] [--context N]`
 //! then: `prompt TOKENS`, `decode TOKENS`, `batch SEQUENCES PROMPT TOKENS`, `context POSITION TOKENS`, `memory`,
-//! `perplexity FILE WINDOW`, where the file lists token ids with commas. `measure probe` prints what the machine can do.
+//! `perplexity FILE WINDOW [FIRST]`, where the file lists token ids with commas. `measure probe` prints what the machine can do.
 
 use std::error::Error;
 use std::io::{BufRead, Write};
@@ -72,7 +72,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             Some("perplexity") => {
                 let list = std::fs::read_to_string(words.get(1).ok_or("perplexity of which file?")?)?;
                 let tokens = list.split(',').map(|id| id.trim().parse()).collect::<Result<Vec<u32>, _>>()?;
-                let (perplexity, count) = perplexity(&model, options.threads, &tokens, number(2)?)?;
+                let (perplexity, count) = perplexity(&model, options.threads, &tokens, number(2)?, number(3).ok())?;
                 reply(&format!(r#"{{"perplexity":{perplexity:.6},"tokens":{count}}}"#))?;
             }
             Some("memory") => reply(&format!(r#"{{"resident_bytes":{}}}"#, resident_bytes()?))?,
@@ -220,13 +220,14 @@ fn at_position(model: &Arc<Model>, threads: usize, position: usize, tokens: usiz
     Ok(started.elapsed().as_secs_f64())
 }
 
-/// Perplexity of `tokens` in windows of `window`, of which the second half is predicted; a window begins with the first
-/// token of all, and what does not fill one is left out. llama-perplexity does the same. Returns how many counted, too.
+/// Perplexity of `tokens` in windows of `window`, of which the second half is predicted; `first`, if there is one, takes the
+/// place of each window's first token, and what does not fill a window is left out. llama-perplexity does the same. Returns how many counted, too.
 fn perplexity(
     model: &Arc<Model>,
     threads: usize,
     tokens: &[u32],
     window: usize,
+    first: Option<usize>,
 ) -> Result<(f64, usize), Box<dyn Error>> {
     let pages: Vec<u32> = (0..window.div_ceil(PAGE_TOKENS) as u32).collect();
     let mut cache = KvCache::new(model.config(), EngineOptions::default().kv_format, pages.len())?;
@@ -238,7 +239,8 @@ fn perplexity(
         batch.sequence(&pages);
         for (position, &token) in chunk.iter().enumerate() {
             let want = if position >= window / 2 { Want::Logits } else { Want::Nothing };
-            batch.push(if position == 0 { tokens[0] } else { token }, position as u32, want);
+            let token = first.filter(|_| position == 0).map_or(token, |first| first as u32);
+            batch.push(token, position as u32, want);
         }
         model.forward(&mut workspace, &mut cache, &batch)?;
         for position in window / 2..window - 1 {

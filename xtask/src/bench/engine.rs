@@ -6,7 +6,6 @@ mod cases;
 mod measured;
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
@@ -16,7 +15,7 @@ use super::ours::Ours;
 use super::peer::{self, Build, Peer};
 use super::probes::Limits;
 use super::rows::{Book, Row};
-use super::{Options, meter, models, plot, rows};
+use super::{Options, machine, meter, models, plot};
 
 pub fn run(options: &Options) -> Result<()> {
     let groups = cases::groups(options.quick);
@@ -29,19 +28,21 @@ pub fn run(options: &Options) -> Result<()> {
     let file = folder.join("engine.json");
     if options.plot {
         let (rows, all) = Book::read(&file)?;
-        return plots(&rows, &all);
+        return plot::engine(&rows, &all);
     }
     std::fs::create_dir_all(&folder)?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let wanted: Vec<&Group> =
         groups.iter().filter(|group| group.cases.iter().any(|case| options.wants(case))).collect();
+    let ours = Ours::build(&folder, threads)?;
+    let build = machine::build_of(&[ours.program("falaj"), ours.program("measure")], options.quick)?;
     let mut bench = Bench {
         options: options.clone(),
-        ours: Ours::build(&folder, threads)?,
+        ours,
         peer: if options.no_peer { None } else { Some(Peer::install(&folder, threads)?) },
         folder: folder.clone(),
         limits: [None, None],
-        book: Book::open(&file, order, about(threads)?, options.resume, &["machine", "versions"]),
+        book: Book::open(&file, order, machine::about(threads, peer::PACKAGE)?, &build),
     };
     bench.make_models(&wanted)?;
     bench.tune(&wanted)?;
@@ -52,7 +53,7 @@ pub fn run(options: &Options) -> Result<()> {
     let started = std::time::Instant::now();
     let mut failures = Vec::new();
     for group in wanted {
-        if options.resume && group.cases.iter().all(|case| bench.book.has(case) || !options.wants(case)) {
+        if !options.again && group.cases.iter().all(|case| bench.book.has(case) || !options.wants(case)) {
             continue;
         }
         println!("\n== {} ({} s)", group.cases.join(", "), started.elapsed().as_secs());
@@ -147,11 +148,7 @@ impl Bench {
 
     fn close(&self, failures: &[String]) -> Result<()> {
         println!("\n{}", self.book.table());
-        let rows = self.book.rows();
-        let met = rows.iter().filter(|row| row.met() == Some(true)).count();
-        let judged = rows.iter().filter(|row| row.met().is_some()).count();
-        let flagged = rows.iter().filter(|row| row.flagged).count();
-        println!("{met} of {judged} targets met; {flagged} rows flagged; written to target/bench/engine.json");
+        println!("{}; written to target/bench/engine.json", self.book.judged());
         anyhow::ensure!(failures.is_empty(), "not measured: {}", failures.join("; "));
         Ok(())
     }
@@ -168,62 +165,4 @@ fn better(mut one: Value, other: &Value) -> Value {
         }
     }
     one
-}
-
-/// Draws docs/performance/*.svg, and writes the figures beside them.
-fn plots(rows: &[Row], all: &Value) -> Result<()> {
-    let folder = crate::root().join("docs/performance");
-    std::fs::create_dir_all(&folder)?;
-    let of = |avx2: bool| -> Vec<&Row> {
-        rows.iter().filter(|row| row.case.ends_with("@avx2") == avx2 && !row.case.starts_with("perplexity")).collect()
-    };
-    for (name, svg) in [
-        ("ratios.svg", plot::ratios("Against llama.cpp, best instructions of this machine", &of(false))),
-        ("ratios-avx2.svg", plot::ratios("Against llama.cpp, AVX2 only", &of(true))),
-        ("limits.svg", plot::limits("Share of the machine's limit, best instructions", &of(false))),
-        ("limits-avx2.svg", plot::limits("Share of the machine's limit, AVX2 only", &of(true))),
-    ] {
-        std::fs::write(folder.join(name), svg)?;
-        println!("docs/performance/{name}");
-    }
-    let about = ["machine", "versions", "probes", "peer"].map(|key| {
-        let value = all.get(key).unwrap_or(&Value::Null);
-        format!("- {key}: {}", value.as_str().map_or_else(|| format!("`{value}`"), str::to_owned))
-    });
-    let figures = format!(
-        "# Figures\n\nWritten by `cargo xtask bench engine --plot` from one run; what they mean is in\n\
-         [performance.md](../performance.md). Medians, with the least and the most.\n\n{}\n\n## Best instructions\n\n{}\n\
-         ## AVX2 only\n\n{}",
-        about.join("\n"),
-        rows::markdown(&rows.iter().filter(|row| !row.case.ends_with("@avx2")).collect::<Vec<_>>()),
-        rows::markdown(&rows.iter().filter(|row| row.case.ends_with("@avx2")).collect::<Vec<_>>()),
-    );
-    std::fs::write(folder.join("figures.md"), figures)?;
-    println!("docs/performance/figures.md");
-    Ok(())
-}
-
-fn about(threads: usize) -> Result<Map<String, Value>> {
-    let info = std::fs::read_to_string("/proc/cpuinfo").context("benches need Linux's /proc")?;
-    let field = |name: &str| {
-        let line = info.lines().find(|line| line.starts_with(name));
-        line.and_then(|line| line.split(':').nth(1)).unwrap_or_default().trim().to_owned()
-    };
-    let flags = field("flags");
-    let notable = ["avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16"];
-    let has: Vec<&str> = notable.into_iter().filter(|flag| flags.split(' ').any(|had| had == *flag)).collect();
-    let output = |program: &str, args: &[&str]| {
-        let output = Command::new(program).args(args).current_dir(crate::root()).output().ok()?;
-        Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
-    let commit = output("git", &["rev-parse", "--short=12", "HEAD"]).unwrap_or_default();
-    let machine = format!(
-        "{} (family {}, model {}), {threads} threads, {}",
-        field("model name"),
-        field("cpu family"),
-        field("model"),
-        has.join(" ")
-    );
-    let versions = json!({ "ours": commit, "profile": "release", "peer": peer::PACKAGE });
-    Ok([("machine".to_owned(), json!(machine)), ("versions".to_owned(), versions)].into_iter().collect())
 }

@@ -23,19 +23,8 @@ pub struct Ours {
 impl Ours {
     /// Builds in release and copies, so that a build that runs later changes nothing that is being measured.
     pub fn build(folder: &Path, threads: usize) -> Result<Self> {
-        let mut cargo = command::cargo();
-        cargo.args(["build", "--release", "--locked", "-p", "falaj", "-p", "falaj-engine"]);
-        command::run(cargo.args(["--bin", "falaj", "--example", "measure"]))?;
-        let release = crate::target_dir().join("release");
         let ours = Self { folder: folder.join("run/ours"), threads };
-        fs::create_dir_all(&ours.folder)?;
-        for program in ["falaj", "examples/measure"] {
-            let name = Path::new(program).file_name().context("a program has a name")?;
-            let to = ours.folder.join(name);
-            // A program that still runs keeps its file; it cannot be written over.
-            let _ = fs::remove_file(&to);
-            fs::copy(release.join(program), &to).with_context(|| format!("cannot copy `{program}`"))?;
-        }
+        build(&ours.folder, &["falaj", "falaj-engine"], &["--bin", "falaj"], &["measure"])?;
         Ok(ours)
     }
 
@@ -50,12 +39,7 @@ impl Ours {
         if build == Build::Avx2 {
             program.args(["--isa", "avx2"]);
         }
-        let mut child = program.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("cannot start measure")?;
-        let stdin = child.stdin.take().context("stdin is piped")?;
-        let stdout = BufReader::new(child.stdout.take().context("stdout is piped")?);
-        let mut measure = Measure { child, stdin, stdout, ready: Value::Null };
-        measure.ready = measure.read()?;
-        Ok(measure)
+        Measure::start(&mut program)
     }
 
     pub fn server(&self, build: Build, model: &Path) -> Result<Server> {
@@ -146,6 +130,23 @@ impl Ours {
     }
 }
 
+/// Builds programs in release and copies them into `folder`.
+pub fn build(folder: &Path, packages: &[&str], binary: &[&str], examples: &[&str]) -> Result<()> {
+    let mut cargo = command::cargo();
+    cargo.args(["build", "--release", "--locked"]).args(packages.iter().flat_map(|package| ["-p", package]));
+    command::run(cargo.args(binary).args(examples.iter().flat_map(|example| ["--example", example])))?;
+    let release = crate::target_dir().join("release");
+    fs::create_dir_all(folder)?;
+    let binary = binary.last().map(|name| release.join(name));
+    for program in binary.into_iter().chain(examples.iter().map(|name| release.join("examples").join(name))) {
+        let to = folder.join(program.file_name().context("a program has a name")?);
+        // A program that still runs keeps its file; it cannot be written over.
+        let _ = fs::remove_file(&to);
+        fs::copy(&program, &to).with_context(|| format!("cannot copy `{}`", program.display()))?;
+    }
+    Ok(())
+}
+
 /// Settings of whoever runs the bench are not part of it.
 fn clean(command: &mut Command) {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("FALAJ_")) {
@@ -153,7 +154,7 @@ fn clean(command: &mut Command) {
     }
 }
 
-/// A loaded model that waits for commands; ends when dropped.
+/// A program that waits for commands, one a line, and answers each with a line of JSON; ends when dropped.
 pub struct Measure {
     child: Child,
     stdin: ChildStdin,
@@ -163,6 +164,16 @@ pub struct Measure {
 }
 
 impl Measure {
+    /// Returns when it says that it is ready.
+    pub fn start(program: &mut Command) -> Result<Self> {
+        let mut child = program.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("cannot start measure")?;
+        let stdin = child.stdin.take().context("stdin is piped")?;
+        let stdout = BufReader::new(child.stdout.take().context("stdout is piped")?);
+        let mut measure = Self { child, stdin, stdout, ready: Value::Null };
+        measure.ready = measure.read()?;
+        Ok(measure)
+    }
+
     /// Sends a command and reads its reply.
     pub fn ask(&mut self, command: &str) -> Result<Value> {
         writeln!(self.stdin, "{command}").with_context(|| format!("measure was gone before `{command}`"))?;

@@ -234,10 +234,12 @@ impl Peer {
         number.with_context(|| format!("llama-perplexity gave no estimate:\n{}", tail(&text)))
     }
 
-    /// The ids of a text's tokens, as a list of numbers with commas.
-    pub fn tokens(&self, model: &Path, text: &Path) -> Result<String> {
+    /// The ids of a text's tokens, as a list of numbers with commas; `first`: after the token that the model wants first, if
+    /// it wants one.
+    pub fn tokens(&self, model: &Path, text: &Path, first: bool) -> Result<String> {
         let mut program = Command::new(self.native("llama-tokenize"));
         program.arg("-m").arg(model).arg("-f").arg(text).args(["--ids", "--log-disable", "--no-parse-special"]);
+        program.args((!first).then_some("--no-bos"));
         let output = program.output().context("cannot start llama-tokenize")?;
         let text = String::from_utf8_lossy(&output.stdout);
         let list = text.rsplit('[').next().and_then(|rest| rest.split(']').next());

@@ -1,107 +1,156 @@
-//! Draws rows as SVG: a bar per case for the ratio to the peer with a mark where the target is, and a bar for the share
-//! of the machine's limit. Made from the JSON alone, readable on light and dark ground.
+//! What `--plot` writes below docs/performance: pictures of a bench's rows, and their table. Made from the JSON alone, so that it
+//! can be made again whenever a bench has run. The drawing itself is `crates/plot`.
 
-use std::fmt::Write;
+use std::fs;
+use std::path::Path;
 
-use super::rows::{Row, TargetOf};
+use anyhow::Result;
+use falaj_plot::{Bars, Row as Bar};
+use serde_json::Value;
 
-/// Bars of `ratio`, a tick at each row's target.
-pub fn ratios(title: &str, rows: &[&Row]) -> String {
+use super::rows::{self, Better, Row, TargetOf};
+use super::train::Curves;
+
+/// Of `cargo xtask bench engine`.
+pub fn engine(rows: &[Row], all: &Value) -> Result<()> {
+    let mut tables = String::new();
+    for (suffix, words) in [("", "best instructions of this machine"), ("@avx2", "AVX2 only")] {
+        let of = |wanted: &dyn Fn(&str) -> bool| -> Vec<&Row> {
+            let name = |row: &Row| row.case.strip_suffix(suffix).filter(|name| !name.contains('@')).is_some_and(wanted);
+            rows.iter().filter(|row| name(row)).collect()
+        };
+        let every = of(&|_| true);
+        if every.is_empty() {
+            continue;
+        }
+        let file = |name: &str| format!("{name}{}.svg", suffix.replace('@', "-"));
+        let speed = |title: &str, prefix: &str| {
+            let rows = of(&|case| case.starts_with(prefix));
+            sides(&format!("{title}, {words}"), "tokens/s", &["Falaj", "llama.cpp"], &rows)
+        };
+        let judged = of(&|case| !case.starts_with("perplexity"));
+        write(&file("prompt"), speed("Prompts", "prompt"))?;
+        write(&file("decode"), speed("Decoding alone", "decode"))?;
+        write(&file("ratios"), ratios(&format!("Against llama.cpp, {words}"), &judged))?;
+        write(&file("limits"), limits(&format!("Share of the machine's limit, {words}"), &judged))?;
+        tables.push_str(&format!("\n## {}\n\n{}", capital(words), rows::markdown(&every, &newest(rows))));
+    }
+    write("engine.md", figures("engine", all, &tables))
+}
+
+/// Of `cargo xtask bench train`; `folder` holds the curves.
+pub fn train(rows: &[Row], all: &Value, folder: &Path) -> Result<()> {
+    let of = |prefix: &str| rows.iter().filter(|row| row.case.starts_with(prefix)).collect::<Vec<_>>();
+    let steps = sides(
+        "Training steps of 16 × 256",
+        "tokens/s; two ways of the same PyTorch",
+        &["Falaj", "PyTorch"],
+        &of("step/"),
+    );
+    write("train-step.svg", steps)?;
+    let memory = sides("Memory of one training process", "MB at most", &["Falaj", "PyTorch"], &of("memory/"));
+    write("train-memory.svg", memory)?;
+    let products = sides("Products of a step, 4,096 rows", "GFLOP/s", &["Falaj", "PyTorch bf16"], &of("gemm/"));
+    write("train-gemm.svg", products)?;
+    if let Ok(curves) = Curves::read(folder) {
+        write("train-loss.svg", curves.svg())?;
+        write("train-loss-apart.svg", curves.apart_svg())?;
+    }
+    let every: Vec<&Row> = rows.iter().collect();
+    write("train.md", figures("train", all, &format!("\n{}", rows::markdown(&every, &newest(rows)))))
+}
+
+fn write(name: &str, text: String) -> Result<()> {
+    let folder = crate::root().join("docs/performance");
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join(name), text)?;
+    println!("docs/performance/{name}");
+    Ok(())
+}
+
+fn figures(bench: &str, all: &Value, tables: &str) -> String {
+    let about: String = all.as_object().into_iter().flatten().filter(|(key, _)| *key != "rows").fold(
+        String::new(),
+        |about, (key, value)| {
+            let value = value.as_str().map_or_else(|| format!("`{value}`"), str::to_owned);
+            format!("{about}- {key}: {value}\n")
+        },
+    );
+    format!(
+        "# Figures of `bench {bench}`\n\nWritten by `cargo xtask bench {bench} --plot`; what they mean is in \
+         [performance.md](../performance.md). Medians, with the least and the most.\n\n{about}{tables}"
+    )
+}
+
+/// The build that most rows are of.
+fn newest(rows: &[Row]) -> String {
+    let count = |build: &str| rows.iter().filter(|row| row.build == build).count();
+    rows.iter().map(|row| row.build.clone()).max_by_key(|build| count(build)).unwrap_or_default()
+}
+
+/// Ours and the peer's in their own unit, and what the machine allows.
+fn sides(title: &str, axis: &str, names: &[&str], rows: &[&Row]) -> String {
+    let bar = |row: &&Row| Bar {
+        label: row.case.clone(),
+        values: vec![Some(row.ours.median), row.peer.as_ref().map(|peer| peer.median)],
+        mark: row.limit_share.filter(|share| *share > 0.0).map(|share| row.ours.median / share),
+    };
+    let rows: Vec<Bar> = rows.iter().map(bar).collect();
+    let mark = if rows.iter().any(|row| row.mark.is_some()) { "the machine's limit" } else { "" };
+    Bars {
+        title: title.into(),
+        axis: axis.into(),
+        sides: names.iter().map(|name| (*name).to_owned()).collect(),
+        mark: mark.into(),
+        rows,
+        ..Bars::default()
+    }
+    .svg()
+}
+
+/// Bars of `ratio`, a mark at each row's target.
+fn ratios(title: &str, rows: &[&Row]) -> String {
     let bars = rows.iter().filter_map(|row| {
-        let ratio = row.ratio()?;
         let target = row.target.filter(|target| target.of == TargetOf::Ratio).map(|target| target.value);
-        Some(Bar { label: row.case.clone(), value: ratio, mark: target, text: format!("{ratio:.2} ×") })
+        Some(Bar { label: row.case.clone(), values: vec![Some(row.ratio()?)], mark: target })
     });
-    draw(title, "times the peer; the mark is what was asked for", &bars.collect::<Vec<_>>(), Some(1.0))
+    Bars {
+        title: title.into(),
+        axis: "times the peer".into(),
+        suffix: " ×".into(),
+        mark: "what was asked for".into(),
+        rows: bars.collect(),
+        line: Some(1.0),
+        ..Bars::default()
+    }
+    .svg()
 }
 
 /// Bars of `limit_share` in per cent.
-pub fn limits(title: &str, rows: &[&Row]) -> String {
-    let bars = rows.iter().filter_map(|row| {
-        let share = row.limit_share? * 100.0;
-        Some(Bar { label: row.case.clone(), value: share, mark: None, text: format!("{share:.0} %") })
+fn limits(title: &str, rows: &[&Row]) -> String {
+    let bars = rows.iter().filter(|row| row.better == Better::Higher).filter_map(|row| {
+        Some(Bar { label: row.case.clone(), values: vec![Some(row.limit_share? * 100.0)], mark: None })
     });
-    draw(title, "per cent of what memory or arithmetic of this machine allow", &bars.collect::<Vec<_>>(), Some(100.0))
-}
-
-struct Bar {
-    label: String,
-    value: f64,
-    mark: Option<f64>,
-    text: String,
-}
-
-fn draw(title: &str, axis: &str, bars: &[Bar], line: Option<f64>) -> String {
-    let most = bars.iter().flat_map(|bar| [bar.value, bar.mark.unwrap_or(0.0)]).chain(line).fold(1e-9, f64::max);
-    let width = |value: f64| value / most * (WIDTH - LEFT - RIGHT);
-    let bottom = TOP + bars.len() as f64 * STEP;
-    let mut svg = String::new();
-    let _ = writeln!(
-        svg,
-        r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:.0} {:.0}" font-family="sans-serif" font-size="13" role="img">"#,
-        bottom + 30.0
-    );
-    let _ = writeln!(svg, "<title>{}</title>\n<style>{STYLE}</style>", escaped(title));
-    let _ = writeln!(svg, r#"<text x="8" y="20" class="t" font-size="15">{}</text>"#, escaped(title));
-    for (number, bar) in bars.iter().enumerate() {
-        let y = TOP + number as f64 * STEP;
-        let middle = y + STEP / 2.0 + 4.0;
-        let _ = writeln!(
-            svg,
-            r#"<text x="{:.0}" y="{middle:.0}" class="t" text-anchor="end">{}</text>"#,
-            LEFT - 8.0,
-            escaped(&bar.label)
-        );
-        let class = if bar.mark.is_some_and(|mark| bar.value < mark) { "b m" } else { "b" };
-        let _ = writeln!(
-            svg,
-            r#"<rect x="{LEFT:.0}" y="{:.0}" width="{:.1}" height="{:.0}" class="{class}"/>"#,
-            y + 3.0,
-            width(bar.value).max(1.0),
-            STEP - 6.0
-        );
-        if let Some(mark) = bar.mark {
-            let x = LEFT + width(mark);
-            let _ = writeln!(
-                svg,
-                r#"<line x1="{x:.1}" x2="{x:.1}" y1="{:.0}" y2="{:.0}" class="k"/>"#,
-                y + 1.0,
-                y + STEP - 1.0
-            );
-        }
-        let x = LEFT + width(bar.value.max(bar.mark.unwrap_or(0.0))) + 6.0;
-        let _ = writeln!(svg, r#"<text x="{x:.0}" y="{middle:.0}" class="t">{}</text>"#, escaped(&bar.text));
+    Bars {
+        title: title.into(),
+        axis: "per cent of what memory or arithmetic of this machine allow".into(),
+        suffix: " %".into(),
+        rows: bars.collect(),
+        line: Some(100.0),
+        ..Bars::default()
     }
-    if let Some(line) = line {
-        let x = LEFT + width(line);
-        let _ = writeln!(svg, r#"<line x1="{x:.1}" x2="{x:.1}" y1="{:.0}" y2="{bottom:.0}" class="l"/>"#, TOP - 2.0);
-    }
-    let _ = writeln!(
-        svg,
-        r#"<text x="{LEFT:.0}" y="{:.0}" class="t" font-size="12">{}</text>"#,
-        bottom + 18.0,
-        escaped(axis)
-    );
-    svg.push_str("</svg>\n");
-    svg
+    .svg()
 }
 
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+fn capital(words: &str) -> String {
+    let mut letters = words.chars();
+    letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
 }
-
-const WIDTH: f64 = 760.0;
-const LEFT: f64 = 200.0;
-const RIGHT: f64 = 70.0;
-const TOP: f64 = 36.0;
-const STEP: f64 = 22.0;
-/// Colours that hold on light and on dark ground; `m` is a bar that misses its mark.
-const STYLE: &str = ".t{fill:#777}.b{fill:#2a7f8e}.m{fill:#c7812f}.k{stroke:#b03050;stroke-width:3}.l{stroke:#777;stroke-dasharray:3 3}";
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::rows::{Better, Spread, Target};
+    use crate::bench::rows::{Spread, Target};
 
     #[test]
     fn a_row_is_a_bar_with_its_mark() {
@@ -115,13 +164,17 @@ mod tests {
             limit_share: Some(0.5),
             flagged: false,
             note: String::new(),
+            build: String::new(),
         };
         let svg = ratios("Speed", &[&row]);
-        // Half as long as the mark is far, and said to miss it.
-        assert!(svg.contains(r#"width="245.0""#) && svg.contains(r#"x1="690.0""#), "{svg}");
-        assert!(svg.contains("b m") && svg.contains("2.00 ×") && svg.contains("decode/q4_0 &lt;a&gt;"));
-        assert!(limits("Limits", &[&row]).contains("50 %"));
+        assert!(
+            svg.contains(">2 ×</text>") && svg.contains("decode/q4_0 &lt;a&gt;") && svg.contains("\"mark\""),
+            "{svg}"
+        );
+        assert!(limits("Limits", &[&row]).contains(">50 %</text>"));
+        // What the machine allows is twice what we reach.
+        assert!(sides("Speed", "", &["ours", "peer"], &[&row]).contains(">40</text>"));
         let alone = Row { peer: None, ..row };
-        assert!(!ratios("Speed", &[&alone]).contains("<rect"));
+        assert!(!ratios("Speed", &[&alone]).contains(">decode"));
     }
 }

@@ -1,5 +1,5 @@
 //! The rows of a bench: what a case gave, the table people read, and the JSON that programs and plots read. The file is
-//! written after every row, so that a run that was cut short can go on (`--resume`).
+//! written after every row, and a run goes on where the last one of the same programs ended.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,6 +23,8 @@ pub struct Row {
     /// Other processes used the machine meanwhile, in every attempt.
     pub flagged: bool,
     pub note: String,
+    /// Digest of the programs that were measured ([`super::machine::build_of`]).
+    pub build: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,11 +39,25 @@ pub struct Target {
     pub of: TargetOf,
 }
 
-/// What a target speaks of: the ratio to the peer, or our own figure, whatever the peer's.
+/// What a target speaks of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TargetOf {
+    /// The ratio to the peer.
     Ratio,
+    /// Our own figure, whatever the peer's.
     Ours,
+    /// Our own figure: within a thousandth of the target, and no worse than the peer's.
+    Near,
+}
+
+impl TargetOf {
+    fn name(self) -> &'static str {
+        match self {
+            TargetOf::Ratio => "ratio",
+            TargetOf::Ours => "ours",
+            TargetOf::Near => "near",
+        }
+    }
 }
 
 /// What repetitions gave.
@@ -87,7 +103,21 @@ impl Row {
             (TargetOf::Ratio, _) => self.ratio()? >= target.value,
             (TargetOf::Ours, Better::Higher) => self.ours.median >= target.value,
             (TargetOf::Ours, Better::Lower) => self.ours.median <= target.value,
+            (TargetOf::Near, _) => self.ratio()? >= 1.0 && (self.ours.median / target.value - 1.0).abs() <= NEAR,
         })
+    }
+
+    /// What was asked for, in words; empty if nothing was.
+    fn asked(&self) -> String {
+        let Some(target) = self.target else { return String::new() };
+        let value = short(target.value);
+        let value = if value.contains('.') { value.trim_end_matches('0').trim_end_matches('.') } else { &value };
+        match (target.of, self.better) {
+            (TargetOf::Ratio, _) => format!("{value} ×"),
+            (TargetOf::Ours, Better::Higher) => format!("≥ {value}"),
+            (TargetOf::Ours, Better::Lower) => format!("≤ {value}"),
+            (TargetOf::Near, _) => format!("{value} ± 0.1 %"),
+        }
     }
 
     fn json(&self) -> Value {
@@ -100,8 +130,7 @@ impl Row {
         map.insert("unit".into(), json!(self.unit));
         map.insert("better".into(), json!(if self.better == Better::Higher { "higher" } else { "lower" }));
         map.insert("target".into(), json!(self.target.map(|target| target.value)));
-        let of = self.target.map(|target| if target.of == TargetOf::Ours { "ours" } else { "ratio" });
-        map.insert("target_of".into(), json!(of));
+        map.insert("target_of".into(), json!(self.target.map(|target| target.of.name())));
         for (side, spread) in [("ours", Some(&self.ours)), ("peer", self.peer.as_ref())] {
             map.insert(format!("{side}_min"), json!(spread.map(|spread| spread.min)));
             map.insert(format!("{side}_max"), json!(spread.map(|spread| spread.max)));
@@ -109,6 +138,7 @@ impl Row {
         }
         map.insert("flagged".into(), json!(self.flagged));
         map.insert("note".into(), json!(self.note));
+        map.insert("build".into(), json!(self.build));
         Value::Object(map)
     }
 
@@ -130,12 +160,14 @@ impl Row {
             ours: spread("ours")?,
             peer: spread("peer"),
             target: number("target").map(|value| {
-                let of = if text("target_of").as_deref() == Some("ours") { TargetOf::Ours } else { TargetOf::Ratio };
+                let named = |of: &TargetOf| text("target_of").is_some_and(|name| name == of.name());
+                let of = [TargetOf::Ours, TargetOf::Near].into_iter().find(named).unwrap_or(TargetOf::Ratio);
                 Target { value, of }
             }),
             limit_share: number("limit_share"),
             flagged: value.get("flagged").and_then(Value::as_bool).unwrap_or(false),
             note: text("note").unwrap_or_default(),
+            build: text("build").unwrap_or_default(),
         })
     }
 }
@@ -145,20 +177,24 @@ impl Row {
 pub struct Book {
     path: PathBuf,
     order: Vec<String>,
+    build: String,
     rows: BTreeMap<String, Row>,
     /// `machine`, `versions`, `probes`: whatever a reader needs to trust the rows.
     pub about: Map<String, Value>,
 }
 
 impl Book {
-    /// A book at `path`. With `keep`, its rows stay if they were measured on the same machine with the same programs,
-    /// which `about` says under the keys in `identity`.
-    pub fn open(path: &Path, order: Vec<String>, about: Map<String, Value>, keep: bool, identity: &[&str]) -> Self {
-        let mut book = Self { path: path.to_owned(), order, rows: BTreeMap::new(), about };
+    /// A book at `path` for rows of the programs `build`. Its rows stay if they were measured on the same machine, which
+    /// `about` says, so that a long run can be made in pieces; [`Book::has`] tells which of them are of the same programs.
+    pub fn open(path: &Path, order: Vec<String>, about: Map<String, Value>, build: &str) -> Self {
+        let mut book = Self { path: path.to_owned(), order, build: build.to_owned(), rows: BTreeMap::new(), about };
         let Some(old) = fs::read_to_string(path).ok().and_then(|text| serde_json::from_str::<Value>(&text).ok()) else {
             return book;
         };
-        if keep && identity.iter().all(|key| old.get(*key) == book.about.get(*key)) {
+        if old.get("machine") == book.about.get("machine") {
+            for (key, value) in old.as_object().into_iter().flatten().filter(|(key, _)| *key != "rows") {
+                book.about.entry(key.clone()).or_insert_with(|| value.clone());
+            }
             let rows = old.get("rows").and_then(Value::as_array).cloned().unwrap_or_default();
             book.rows = rows.iter().filter_map(Row::from_json).map(|row| (row.case.clone(), row)).collect();
         }
@@ -175,11 +211,12 @@ impl Book {
 
     /// Whether this case needs no further measurement.
     pub fn has(&self, case: &str) -> bool {
-        self.rows.get(case).is_some_and(|row| !row.flagged)
+        self.rows.get(case).is_some_and(|row| !row.flagged && row.build == self.build)
     }
 
     /// Adds a row and writes the file. A flagged row does not replace a clean one.
-    pub fn add(&mut self, row: Row) -> Result<()> {
+    pub fn add(&mut self, mut row: Row) -> Result<()> {
+        row.build.clone_from(&self.build);
         println!("{}", line(&row));
         if !(row.flagged && self.has(&row.case)) {
             self.rows.insert(row.case.clone(), row);
@@ -201,6 +238,14 @@ impl Book {
         Ok(fs::rename(part, &self.path)?)
     }
 
+    /// How many targets were met, and how many rows are not to be trusted.
+    pub fn judged(&self) -> String {
+        let met = self.rows.values().filter(|row| row.met() == Some(true)).count();
+        let judged = self.rows.values().filter(|row| row.met().is_some()).count();
+        let flagged = self.rows.values().filter(|row| row.flagged).count();
+        format!("{met} of {judged} targets met; {flagged} rows flagged")
+    }
+
     pub fn table(&self) -> String {
         let mut text = format!("{HEAD}\n");
         for row in self.rows() {
@@ -211,8 +256,8 @@ impl Book {
     }
 }
 
-/// Rows as a Markdown table, for docs.
-pub fn markdown(rows: &[&Row]) -> String {
+/// Rows as a Markdown table, for docs. `newest`: the build that most of them should be of.
+pub fn markdown(rows: &[&Row], newest: &str) -> String {
     let mut text = String::from(
         "| case | ours | peer | ratio | asked for | of the limit | unit |\n|---|---|---|---|---|---|---|\n",
     );
@@ -223,18 +268,12 @@ pub fn markdown(rows: &[&Row]) -> String {
     };
     for row in rows {
         let ratio = row.ratio().map_or(String::new(), |ratio| format!("{ratio:.2}"));
-        let target = row.target.map_or(String::new(), |target| {
-            let sign = match (target.of, row.better) {
-                (TargetOf::Ratio, _) => "",
-                (TargetOf::Ours, Better::Higher) => "at least ",
-                (TargetOf::Ours, Better::Lower) => "at most ",
-            };
-            let met = if row.met() == Some(false) { ", missed" } else { "" };
-            format!("{sign}{}{met}", short(target.value).trim_end_matches('0').trim_end_matches('.'))
-        });
+        let missed = if row.met() == Some(false) { ", missed" } else { "" };
+        let target = format!("{}{missed}", row.asked());
         let limit = row.limit_share.map_or(String::new(), |share| format!("{:.0} %", share * 100.0));
         let mut unit = row.unit.clone();
-        for more in [row.note.as_str(), if row.flagged { "**disturbed**" } else { "" }] {
+        let old = if row.build == newest { "" } else { "of another build" };
+        for more in [row.note.as_str(), if row.flagged { "**disturbed**" } else { "" }, old] {
             if !more.is_empty() {
                 unit.push_str(&format!("; {more}"));
             }
@@ -245,7 +284,7 @@ pub fn markdown(rows: &[&Row]) -> String {
     text
 }
 
-const HEAD: &str = "case                          ours  (min – max)                  peer  (min – max)            ratio  target  limit  unit";
+const HEAD: &str = "case                          ours  (min – max)                  peer  (min – max)            ratio  target           limit  unit";
 
 /// A line of the table.
 fn line(row: &Row) -> String {
@@ -257,23 +296,13 @@ fn line(row: &Row) -> String {
         }
     };
     let ratio = row.ratio().map_or("–".to_owned(), |ratio| format!("{ratio:.2}"));
-    let target = match row.target {
-        None => String::new(),
-        Some(target) => {
-            let met = row.met().map_or("", |met| if met { " ✓" } else { " ✗" });
-            let sign = match (target.of, row.better) {
-                (TargetOf::Ratio, _) => "",
-                (TargetOf::Ours, Better::Higher) => "≥",
-                (TargetOf::Ours, Better::Lower) => "≤",
-            };
-            format!("{sign}{}{met}", short(target.value))
-        }
-    };
+    let met = row.met().map_or("", |met| if met { " ✓" } else { " ✗" });
+    let target = format!("{}{met}", row.asked());
     let limit = row.limit_share.map_or(String::new(), |share| format!("{:.0} %", share * 100.0));
     let flag = if row.flagged { "  FLAGGED: other processes ran" } else { "" };
     let note = if row.note.is_empty() { String::new() } else { format!("  {}", row.note) };
     format!(
-        "{:24} {} {} {ratio:>8}  {target:<7} {limit:>5}  {}{note}{flag}",
+        "{:24} {} {} {ratio:>8}  {target:<16} {limit:>5}  {}{note}{flag}",
         row.case,
         spread(Some(&row.ours)),
         spread(row.peer.as_ref()),
@@ -282,6 +311,9 @@ fn line(row: &Row) -> String {
     .trim_end()
     .to_owned()
 }
+
+/// How far a perplexity may be from what it should be.
+const NEAR: f64 = 1e-3;
 
 /// Four digits that matter, and no exponent.
 pub fn short(value: f64) -> String {
@@ -308,6 +340,7 @@ mod tests {
             limit_share: Some(0.5),
             flagged: false,
             note: String::new(),
+            build: "b1".into(),
         }
     }
 
@@ -332,31 +365,48 @@ mod tests {
         let path = folder.join("bench.json");
         let about: Map<String, Value> = [("machine".to_owned(), json!("here"))].into_iter().collect();
         let order = vec!["b".to_owned(), "a".to_owned()];
-        let mut book = Book::open(&path, order.clone(), about.clone(), true, &["machine"]);
+        let mut book = Book::open(&path, order.clone(), about.clone(), "b1");
         let clean = row("a", Better::Higher, &[20.0, 21.0], &[10.0]);
         book.add(clean.clone()).expect("written");
         book.add(Row { flagged: true, ..row("a", Better::Higher, &[1.0], &[10.0]) }).expect("written");
         book.add(row("b", Better::Lower, &[1.0], &[])).expect("written");
 
-        let again = Book::open(&path, order.clone(), about, true, &["machine"]);
+        let again = Book::open(&path, order.clone(), about.clone(), "b1");
         assert!(again.has("a") && again.has("b"));
         assert_eq!(again.rows()[1], &clean);
         assert_eq!(again.rows()[0].case, "b");
         assert_eq!(Book::read(&path).expect("read").0.len(), 2);
         let elsewhere = [("machine".to_owned(), json!("there"))].into_iter().collect();
-        assert!(!Book::open(&path, order, elsewhere, true, &["machine"]).has("a"));
+        assert!(!Book::open(&path, order.clone(), elsewhere, "b1").has("a"));
+        // Of other programs: kept to be seen, but measured again.
+        let other = Book::open(&path, order, about, "b2");
+        assert!(!other.has("a") && other.rows().len() == 2);
         fs::remove_dir_all(folder).expect("it was ours");
     }
 
     #[test]
     fn a_missed_target_is_said_in_docs() {
         let row = row("a", Better::Higher, &[10.0], &[10.0]);
-        assert!(markdown(&[&row]).contains("| `a` | 10.00 | 10.00 | 1.00 | 1.1, missed | 50 % | tokens/s |"));
+        assert!(markdown(&[&row], "b1").contains("| `a` | 10.00 | 10.00 | 1.00 | 1.1 ×, missed | 50 % | tokens/s |"));
+        assert!(markdown(&[&row], "b2").contains("of another build"));
+    }
+
+    #[test]
+    fn a_perplexity_is_near_the_exact_one_and_no_worse_than_the_peers() {
+        let met = |ours, peer| {
+            let target = Some(Target { value: 20.0, of: TargetOf::Near });
+            Row { target, ..row("p", Better::Lower, &[ours], &[peer]) }.met()
+        };
+        assert_eq!(met(20.01, 20.02), Some(true));
+        assert_eq!(met(19.99, 20.02), Some(true));
+        assert_eq!(met(20.01, 20.00), Some(false));
+        assert_eq!(met(20.03, 20.05), Some(false));
+        assert_eq!(met(19.97, 20.05), Some(false));
     }
 
     #[test]
     fn a_line_says_whether_the_target_was_met() {
-        assert!(line(&row("a", Better::Higher, &[20.0], &[10.0])).contains("2.00  1.100 ✓"));
-        assert!(line(&row("a", Better::Higher, &[10.0], &[10.0])).contains("1.00  1.100 ✗"));
+        assert!(line(&row("a", Better::Higher, &[20.0], &[10.0])).contains("2.00  1.1 × ✓"));
+        assert!(line(&row("a", Better::Higher, &[10.0], &[10.0])).contains("1.00  1.1 × ✗"));
     }
 }

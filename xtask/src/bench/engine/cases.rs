@@ -124,7 +124,6 @@ pub fn target(case: &str) -> Option<Target> {
         "start/4gb" | "start/4gb-panels" => ours(2.0),
         "memory/q4_0" => ours(150.0),
         "context8k" | "context8k/attention" | "context32k" | "context32k/attention" => None,
-        name if name.starts_with("perplexity/") => ours(0.1),
         "neighbour" | "server1" | "server1/first" => None,
         _ if case.ends_with("@avx2") => ratio(1.1),
         "prompt512/q4_0" | "prompt512/q8_0" | "prompt512/q4_k_m" => ratio(5.0),

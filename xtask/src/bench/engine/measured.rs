@@ -11,9 +11,10 @@ use serde_json::Value;
 use super::Bench;
 use super::cases::{FORMATS, Group, Work, target};
 use crate::bench::load::{self, Load, Served, Target};
+use crate::bench::machine;
 use crate::bench::models::{self, Costs};
 use crate::bench::ours::Measure;
-use crate::bench::rows::{Better, Row, Spread};
+use crate::bench::rows::{self, Better, Row, Spread};
 use crate::bench::turns::{Patience, Samples, Side, alternate};
 use crate::command;
 
@@ -275,14 +276,13 @@ fn memory(bench: &mut Bench, group: &Group) -> Result<()> {
     bench.add(row)
 }
 
-/// Of the built-in model in each format: per cent by which a path's perplexity differs from f32 arithmetic on the same,
+/// Of the built-in model in each format, in windows of 512 tokens; the target is what f32 arithmetic gives on the same,
 /// dequantised weights.
 fn perplexity(bench: &mut Bench, group: &Group) -> Result<()> {
     let Some(peer) = bench.peer.clone() else {
         println!("  the peer's tools make the files and tokens; left out by --no-peer");
         return Ok(());
     };
-    let text = crate::root().join("bench/perplexity.txt");
     let built_in = crate::root().join("models/falaj-seed/falaj-seed-q8_0.gguf");
     let folder = bench.folder.join("models");
     let quantize = |from: &Path, to: &str, kind: &str| -> Result<PathBuf> {
@@ -291,28 +291,43 @@ fn perplexity(bench: &mut Bench, group: &Group) -> Result<()> {
         command::run(quantize.arg("--allow-requantize").arg(from).arg(&path).args([kind, "2"]).stderr(Stdio::null()))?;
         Ok(path)
     };
+    let text = bench.folder.join("perplexity.txt");
+    fs::write(&text, machine::prose()?)?;
+    // llama-perplexity begins each window with the model's first token if the model wants one, and so must ours.
+    let (with, without) = (peer.tokens(&built_in, &text, true)?, peer.tokens(&built_in, &text, false)?);
+    let first = (with.matches(',').count() > without.matches(',').count())
+        .then(|| with.split(',').next().unwrap_or_default().trim().to_owned());
     let tokens = bench.folder.join("perplexity.tokens");
-    fs::write(&tokens, peer.tokens(&built_in, &text)?)?;
+    fs::write(&tokens, &with)?;
+    let command = format!("perplexity {} 512 {}", tokens.display(), first.unwrap_or_default());
     for (case, format) in group.cases.iter().zip(FORMATS) {
         if !bench.options.wants(case) {
             continue;
         }
         let model = quantize(&built_in, &format!("seed-{format}.gguf"), &format.to_uppercase())?;
         let reference = quantize(&model, &format!("seed-{format}-f32.gguf"), "F32")?;
-        let command = format!("perplexity {} 512", tokens.display());
-        let of = |model: &Path| -> Result<f64> {
+        let of = |model: &Path| -> Result<Value> {
             let mut measure: Measure = bench.ours.measure(group.build, model, &["--context", "512"])?;
-            let reply = measure.ask(&command)?;
-            reply.get("perplexity").and_then(Value::as_f64).with_context(|| format!("no perplexity: {reply}"))
+            measure.ask(command.trim())
         };
-        let (exact, ours) = (of(&reference)?, of(&model)?);
-        let theirs = peer.perplexity(&model, &text, 512)?;
-        let off = |value: f64| (value / exact - 1.0).abs() * 100.0;
+        let number = |reply: &Value, key: &str| {
+            reply.get(key).and_then(Value::as_f64).with_context(|| format!("no {key}: {reply}"))
+        };
+        let exact = number(&of(&reference)?, "perplexity")?;
+        let reply = of(&model)?;
+        let (ours, theirs) = (number(&reply, "perplexity")?, peer.perplexity(&model, &text, 512)?);
         let (mut our_samples, mut peer_samples) = (Samples::default(), Samples::default());
-        our_samples.add(vec![vec![off(ours)]]);
-        peer_samples.add(vec![vec![off(theirs)]]);
-        let mut row = row(case, "% off f32", Better::Lower, &our_samples, &peer_samples, 0)?;
-        row.note = format!("perplexity {ours:.4}, f32 {exact:.4}, peer {theirs:.4}");
+        our_samples.add(vec![vec![ours]]);
+        peer_samples.add(vec![vec![theirs]]);
+        let mut row = row(case, "perplexity", Better::Lower, &our_samples, &peer_samples, 0)?;
+        row.target = Some(rows::Target { value: exact, of: rows::TargetOf::Near });
+        let off = |value: f64| (value / exact - 1.0) * 100.0;
+        row.note = format!(
+            "{:+.3} %, peer {:+.3} %, of {exact:.4} in f32; {} tokens",
+            off(ours),
+            off(theirs),
+            number(&reply, "tokens")?
+        );
         bench.add(row)?;
     }
     Ok(())
@@ -336,6 +351,7 @@ fn row(case: &str, unit: &str, better: Better, ours: &Samples, peer: &Samples, a
         limit_share: None,
         flagged: ours.disturbed || peer.disturbed,
         note: String::new(),
+        build: String::new(),
     })
 }
 

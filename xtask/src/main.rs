@@ -8,6 +8,7 @@ mod command;
 mod fuzz;
 mod golden;
 mod http;
+mod seed;
 mod site;
 mod soak;
 mod test;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         "soak" => soak::run(rest),
         "bench" => bench::run(rest),
         "golden" => golden::run(rest),
+        "seed-data" => seed::run(rest),
         "help" | "-h" | "--help" => {
             println!("{HELP}");
             Ok(())
@@ -67,5 +69,8 @@ Usage: cargo xtask TASK
         Measures the engine against llama.cpp, or the trainer against PyTorch, by turns; builds what it needs below
         target/bench. Cases that the same programs ran already are left out, unless --again; --prepare builds and makes
         models only; --plot draws docs/performance and writes its tables.
+  seed-data --books DIR --out DIR [--seed 1] [--count 240000] [--each 40]
+        Writes what falaj-seed is trained on, and development suites; prints their digests. DIR of the books holds en.txt,
+        fr.txt and ar.txt, a paragraph a line.
   golden
         Says how each committed golden file is made again.";

@@ -116,28 +116,54 @@ impl Checkpoints {
     pub fn resume(&self, trainer: &mut Trainer) -> Result<Option<State>, TrainError> {
         let Some((_, path)) = self.list()?.pop() else { return Ok(None) };
         let state = read_state(&path)?;
-        let damaged = |problem: &str| TrainError::Checkpoint { path: path.clone(), problem: problem.to_owned() };
         if state.fingerprint != trainer.fingerprint() {
-            return Err(damaged("it is of another model or other settings"));
+            let problem = "it is of another model or other settings".to_owned();
+            return Err(TrainError::Checkpoint { path, problem });
         }
-        let file = path.join(WEIGHTS);
-        let bytes = fs::read(&file).map_err(TrainError::io("read", &file))?;
-        if Digest::of(&bytes) != state.weights_sha256 {
-            return Err(damaged("the digest of its numbers differs"));
-        }
-        let index = SafetensorsIndex::parse(&bytes)?;
-        for (name, values) in trainer.numbers_mut() {
-            let entry = index.tensors.get(name).filter(|entry| entry.dtype == Dtype::F32);
-            let bytes = entry.and_then(|entry| bytes.get(entry.range.clone()));
-            let bytes = bytes.filter(|bytes| bytes.len() == 4 * values.len());
-            let bytes = bytes.ok_or_else(|| damaged("a list of numbers is missing or has another length"))?;
-            for (value, bytes) in values.iter_mut().zip(bytes.as_chunks::<4>().0) {
-                *value = f32::from_le_bytes(*bytes);
-            }
-        }
-        trainer.step = state.step;
+        take(&path, &state, trainer)?;
         Ok(Some(state))
     }
+
+    /// Makes the last checkpoint of another job the first one here: the same model and optimiser, but this trainer's own rates and
+    /// schedule from that step on. Nothing happens where there is one already.
+    ///
+    /// # Errors
+    /// Another job without a checkpoint, a damaged one, or one of another shape.
+    pub fn branch(&self, other: &Checkpoints, trainer: &mut Trainer) -> Result<(), TrainError> {
+        if !self.list()?.is_empty() {
+            return Ok(());
+        }
+        let Some((_, path)) = other.list()?.pop() else {
+            let problem = "there is no checkpoint to begin from".to_owned();
+            return Err(TrainError::Checkpoint { path: other.folder.clone(), problem });
+        };
+        let state = read_state(&path)?;
+        take(&path, &state, trainer)?;
+        self.save(trainer, state.run)?;
+        Ok(())
+    }
+}
+
+/// The numbers of the checkpoint at `path`, into `trainer`.
+fn take(path: &Path, state: &State, trainer: &mut Trainer) -> Result<(), TrainError> {
+    let damaged = |problem: &str| TrainError::Checkpoint { path: path.to_path_buf(), problem: problem.to_owned() };
+    let file = path.join(WEIGHTS);
+    let bytes = fs::read(&file).map_err(TrainError::io("read", &file))?;
+    if Digest::of(&bytes) != state.weights_sha256 {
+        return Err(damaged("the digest of its numbers differs"));
+    }
+    let index = SafetensorsIndex::parse(&bytes)?;
+    for (name, values) in trainer.numbers_mut() {
+        let entry = index.tensors.get(name).filter(|entry| entry.dtype == Dtype::F32);
+        let bytes = entry.and_then(|entry| bytes.get(entry.range.clone()));
+        let bytes = bytes.filter(|bytes| bytes.len() == 4 * values.len());
+        let bytes = bytes.ok_or_else(|| damaged("a list of numbers is missing or has another length"))?;
+        for (value, bytes) in values.iter_mut().zip(bytes.as_chunks::<4>().0) {
+            *value = f32::from_le_bytes(*bytes);
+        }
+    }
+    trainer.step = state.step;
+    Ok(())
 }
 
 fn read_state(path: &Path) -> Result<State, TrainError> {
@@ -236,6 +262,38 @@ mod tests {
             deaths += 1;
         }
         assert!(deaths > 8, "{deaths}");
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn another_schedule_goes_on_from_where_a_job_is() {
+        let folder = folder("branch");
+        let of = |schedule| {
+            let config = Config { layers: 1, ..tiny_config(48, 16) };
+            let mut settings = settings(Rule::Muon);
+            settings.optimization = Optimization { schedule, warmup: 0, steps: 4, ..settings.optimization };
+            Trainer::new(Start::Full(Arena::random(&config, 1).unwrap()), settings).unwrap()
+        };
+        let stable = Checkpoints::new(folder.join("stable"), 1);
+        let branch = Checkpoints::new(folder.join("branch"), 1);
+        let mut first = of(crate::Schedule::Constant);
+        assert!(branch.branch(&stable, &mut of(crate::Schedule::Constant)).is_err());
+        run(&mut first, 2);
+        stable.save(&first, serde_json::json!({"seen": 2})).unwrap();
+        // A decay over the second half is a constant rate before it.
+        let decay = crate::Schedule::Wsd { decay: 0.5, floor: 0.0 };
+        let mut whole = of(decay);
+        run(&mut whole, 4);
+        let mut second = of(decay);
+        assert!(stable.resume(&mut of(decay)).is_err());
+        branch.branch(&stable, &mut second).unwrap();
+        run(&mut second, 4);
+        assert_eq!(bits(&second), bits(&whole));
+        // What the branch has of its own stays.
+        stable.save(&second, serde_json::Value::Null).unwrap();
+        let mut again = of(decay);
+        branch.branch(&stable, &mut again).unwrap();
+        assert_eq!(branch.resume(&mut again).unwrap().unwrap().run["seen"], 2);
         fs::remove_dir_all(&folder).unwrap();
     }
 

@@ -16,7 +16,7 @@ use crate::data::{DataFacts, Drawn, Encoder, Prepared};
 use crate::disk::Disk;
 use crate::recipe::Method;
 use crate::run::{Learning, Outcome, Steps, Summary, Surroundings, run};
-use crate::{Arena, Export, ExportFormat, Recipe, Record, Start, Teacher, TrainError, Trainer};
+use crate::{Arena, Checkpoints, Export, ExportFormat, Recipe, Record, Start, Teacher, TrainError, Trainer};
 
 /// What a recipe names, found and verified.
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +68,10 @@ impl Job<'_> {
             }
             _ => Learning::Tokens,
         };
+        if let Some(from) = &recipe.checkpoint.from {
+            let own = Checkpoints::new(folder.join("checkpoints"), recipe.checkpoint.keep);
+            own.branch(&Checkpoints::new(from.join("checkpoints"), 1), &mut trainer)?;
+        }
         let probe = drawn.step(0)?.first().map(|batch| batch.tokens.clone()).unwrap_or_default();
         let order = drawn.train.order_digest(steps);
         let plan = recipe.plan();

@@ -221,6 +221,10 @@ pub struct Evaluate {
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Checkpoint {
+    /// Another job's folder, whose last checkpoint this one begins with: its weights, optimiser and step, and from there on this
+    /// recipe's rates. So a decay can be cut from a run at a stable rate, which goes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<PathBuf>,
     /// Steps between checkpoints.
     pub every: u64,
     /// How many are kept.
@@ -259,6 +263,7 @@ impl Recipe {
         for file in self.data.train.iter_mut().chain(&mut self.data.validation) {
             file.path = folder.join(&file.path);
         }
+        self.checkpoint.from = self.checkpoint.from.map(|from| folder.join(from));
         self
     }
 
@@ -396,6 +401,8 @@ train = "talks.jsonl"
             steps = 945
             [evaluate]
             samples = ["Bonjour \"toi\"", "مرحبا"]
+            [checkpoint]
+            from = "../stable"
             [export]
             formats = ["safetensors", "q8_0", "q4_k_m", "f16", "gguf-q4_0"]
         "#;
@@ -412,7 +419,9 @@ train = "talks.jsonl"
         }
         let recipe = Recipe::parse(long).unwrap();
         assert_eq!((recipe.optimizer.learning_rate, recipe.data.train[1].weight), (0.001, Some(1.5)));
-        assert_eq!(recipe.relative_to(Path::new("/srv")).data.train[0].path, Path::new("/srv/en.txt"));
+        let recipe = recipe.relative_to(Path::new("/srv/jobs"));
+        assert_eq!(recipe.data.train[0].path, Path::new("/srv/jobs/en.txt"));
+        assert_eq!(recipe.checkpoint.from.as_deref(), Some(Path::new("/srv/jobs/../stable")));
     }
 
     #[test]

@@ -388,8 +388,11 @@ fn evaluate(r: &mut Reader, root: &mut Section) -> Evaluate {
 
 fn checkpoint(r: &mut Reader, root: &mut Section) -> Checkpoint {
     let mut s = root.inner(r, "checkpoint").unwrap_or_else(|| Section::absent("checkpoint"));
-    let checkpoint =
-        Checkpoint { every: s.count(r, "every", 1..=1_000_000_000, 100), keep: s.size(r, "keep", 1..=1000, 2) };
+    let checkpoint = Checkpoint {
+        from: s.text(r, "from").map(Into::into),
+        every: s.count(r, "every", 1..=1_000_000_000, 100),
+        keep: s.size(r, "keep", 1..=1000, 2),
+    };
     s.close(r);
     checkpoint
 }

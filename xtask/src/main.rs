@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         "bench" => bench::run(rest),
         "golden" => golden::run(rest),
         "seed-data" => seed::run(rest),
+        "seed-curves" => seed::curves::run(rest),
         "help" | "-h" | "--help" => {
             println!("{HELP}");
             Ok(())
@@ -72,5 +73,7 @@ Usage: cargo xtask TASK
   seed-data --books DIR --out DIR [--seed 1] [--count 240000] [--each 40]
         Writes what falaj-seed is trained on, and development suites; prints their digests. DIR of the books holds en.txt,
         fr.txt and ar.txt, a paragraph a line.
+  seed-curves OUT.svg NAME=EVENTS=TOKENS...
+        Draws losses of trainings from their events.jsonl; TOKENS are those that a step reads.
   golden
         Says how each committed golden file is made again.";

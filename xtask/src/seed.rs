@@ -3,6 +3,7 @@
 
 mod chance;
 mod corpus;
+pub mod curves;
 mod grounded;
 mod invented;
 mod phrases;

@@ -13,7 +13,7 @@ pub use instruct::InstructVersion;
 pub use lesson::{Answer, Lesson};
 pub(crate) use python_json::dumps as python_dumps;
 
-use crate::grammar::check_depth;
+use crate::grammar::check_shape;
 use crate::tokenizer::Segment;
 use crate::{Conversation, TextError, Tokenizer};
 
@@ -74,7 +74,7 @@ impl ChatFormat {
     /// an assistant's with `prefix`.
     pub fn render(&self, conversation: &Conversation) -> Result<Prompt, TextError> {
         for schema in conversation.tools.iter().map(|tool| &tool.parameters).chain(&conversation.response_schema) {
-            check_depth(schema)?;
+            check_shape(schema)?;
         }
         let segments = match &self.kind {
             Kind::Jinja(template) => template.render(conversation, true)?,

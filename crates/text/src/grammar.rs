@@ -87,7 +87,7 @@ impl GrammarCompiler {
     pub fn compile(&self, grammar: &Grammar) -> Result<Matcher, TextError> {
         let what = grammar.what;
         if let Body::Schema(schema) = &grammar.body {
-            check_depth(schema)?;
+            check_shape(schema)?;
         }
         let text = match &grammar.body {
             Body::Schema(schema) => schema.to_string().len(),
@@ -175,8 +175,10 @@ pub(crate) fn spaced(mut schema: Value) -> Value {
     schema
 }
 
-/// JSON nested deeper than this overflows the stack of what walks it. This walk itself does not recurse.
-pub(crate) fn check_depth(value: &Value) -> Result<(), TextError> {
+/// JSON nested deeper than this overflows the stack of what walks it. This walk itself does not recurse. Optional
+/// properties all stand side by side in one row of the parser, so their number is bounded, too.
+pub(crate) fn check_shape(value: &Value) -> Result<(), TextError> {
+    let mut properties = 0;
     let mut waiting = vec![(value, 0usize)];
     while let Some((value, depth)) = waiting.pop() {
         if depth > MAX_DEPTH {
@@ -188,9 +190,19 @@ pub(crate) fn check_depth(value: &Value) -> Result<(), TextError> {
         }
         match value {
             Value::Array(list) => waiting.extend(list.iter().map(|item| (item, depth + 1))),
-            Value::Object(map) => waiting.extend(map.values().map(|item| (item, depth + 1))),
+            Value::Object(map) => {
+                properties += map.get("properties").and_then(Value::as_object).map_or(0, serde_json::Map::len);
+                waiting.extend(map.values().map(|item| (item, depth + 1)));
+            }
             _ => {}
         }
+    }
+    if properties > MAX_PROPERTIES {
+        return Err(TextError::TooLarge {
+            what: "the properties of a JSON schema",
+            got: properties,
+            max: MAX_PROPERTIES,
+        });
     }
     Ok(())
 }
@@ -232,6 +244,8 @@ fn factory(tokenizer: &Tokenizer) -> Result<ParserFactory, TextError> {
         limits.max_grammar_size = 500_000;
         limits.max_lexer_states = 50_000;
         limits.verbose_errors = false;
+        // What compiles can also be written: `MAX_PROPERTIES` side by side are some four items each.
+        limits.max_items_in_row = MAX_ROW_ITEMS;
         Ok(factory)
     }))
     .unwrap_or_else(|_| Err(fail("its tokens are too many or too long for constrained decoding".to_owned())))
@@ -262,6 +276,10 @@ fn constraint(text: &str) -> TextError {
 
 const MAX_DEPTH: usize = 100;
 const MAX_GRAMMAR_BYTES: usize = 512 << 10;
+/// Compiling takes the square of them: 500 half a second, 4,000 some twenty.
+const MAX_PROPERTIES: usize = 1_000;
+/// Earley items of one position.
+const MAX_ROW_ITEMS: usize = 10_000;
 /// Address space; only what recursion touches becomes memory.
 const STACK_BYTES: usize = 256 << 20;
 /// The trie counts a token's depth in ten bits.

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::{ChatFormat, Kind};
-use crate::grammar::check_depth;
+use crate::grammar::check_shape;
 use crate::tokenizer::{Crossed, Cut, Segment};
 use crate::{Conversation, Role, TextError};
 
@@ -39,7 +39,7 @@ impl ChatFormat {
         learnt: impl Fn(usize) -> bool,
     ) -> Result<Vec<Lesson>, TextError> {
         for tool in &conversation.tools {
-            check_depth(&tool.parameters)?;
+            check_shape(&tool.parameters)?;
         }
         let answers = conversation.messages.iter().enumerate();
         let answers = answers.filter(|(at, message)| message.role == Role::Assistant && learnt(*at));

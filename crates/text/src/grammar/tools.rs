@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::{check_depth, spaced};
+use super::{check_shape, spaced};
 use crate::{ChatFormat, TextError, Tool, ToolChoice, ToolSyntax};
 
 /// The Lark grammar, or `None` when nothing is to be restricted.
@@ -129,7 +129,7 @@ fn alternatives(out: &mut String, tools: &[&Tool], rule: impl Fn(&str, usize) ->
 
 /// Arguments are an object, even where the schema forgets to say so.
 fn arguments_schema(tool: &Tool) -> Result<Value, TextError> {
-    check_depth(&tool.parameters)?;
+    check_shape(&tool.parameters)?;
     match &tool.parameters {
         Value::Null | Value::Bool(true) => Ok(json!({"type": "object"})),
         Value::Object(map) => {

@@ -74,6 +74,27 @@ fn json_that_fits() {
     }
 }
 
+/// Optional properties stand side by side, all possible at once.
+#[test]
+fn a_wide_schema_can_be_written_or_is_refused() {
+    let wide = |count: usize| {
+        let properties: serde_json::Map<String, Value> =
+            (0..count).map(|index| (format!("property{index}"), json!({"type": "object"}))).collect();
+        Grammar::json_schema(&json!({"type": "object", "properties": properties, "additionalProperties": false}))
+    };
+    let tokenizer = byte_level();
+    let mut matcher = GrammarCompiler::new(tokenizer.clone()).compile(&wide(600)).unwrap();
+    let mut mask = vec![0u32; tokenizer.vocab_size().div_ceil(32)];
+    for token in tokenizer.encode(r#"{"property599": {}}"#, Special::Plain) {
+        mask.fill(0);
+        matcher.allowed(&mut mask).unwrap();
+        assert_eq!(mask[token as usize / 32] >> (token % 32) & 1, 1, "{token}");
+        matcher.accept(token).unwrap();
+    }
+    assert!(matcher.may_end());
+    assert!(matches!(refuse(&wide(1_001)), TextError::TooLarge { got: 1_001, .. }));
+}
+
 #[test]
 fn regular_expressions() {
     let tokenizer = byte_level();

@@ -226,7 +226,11 @@ impl Reader<'_> {
         let &[outputs, inputs] = slot.shape(config).as_slice() else { return Ok(None) };
         let [first, second] = names;
         let mut values = |name: &str, shape: [usize; 2]| {
-            let values = self.tensors.take(name, &shape)?.dequantize(&self.model.ops);
+            let weight = self.tensors.take(name, &shape).map_err(|error| match error {
+                ModelError::Shape { tensor, expected, got } => ModelError::AdapterShape { tensor, expected, got },
+                error => error,
+            })?;
+            let values = weight.dequantize(&self.model.ops);
             match values.iter().all(|value| value.is_finite()) {
                 true => Ok(values),
                 false => Err(ModelError::NotNumbers { tensor: name.to_owned() }),

@@ -59,6 +59,10 @@ pub enum ModelError {
         "the adapter targets `{target}` without changing it here; q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and down_proj can be adapted"
     )]
     AdapterTarget { target: String },
+    #[error(
+        "the adapter's `{tensor}` has the shape {got:?}, this model asks for {expected:?}; it was made for another base"
+    )]
+    AdapterShape { tensor: String, expected: Vec<usize>, got: Vec<usize> },
     #[error("the adapter changes no module of this model; it was made for another base")]
     AdapterEmpty,
     #[error("tensor `{tensor}` holds values that are no numbers; the training that made it had failed")]

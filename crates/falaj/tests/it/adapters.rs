@@ -78,7 +78,7 @@ fn a_changed_or_missing_base_is_an_error() {
     site.falaj(&["model", "import", "tuned", "--base", "tiny"]).ok();
     site.falaj(&["model", "import", "tuned", "--name", "twice", "--base", "tuned"]).fails(1, &["`tuned`"]);
     site.falaj(&["model", "remove", "tiny"]).ok();
-    site.falaj(&["run", "tuned", "Hi"]).fails(1, &["`tiny`"]);
+    site.falaj(&["run", "tuned", "Hi"]).fails(1, &["tiny"]);
     let listed = site.falaj(&["model", "list", "--json"]).ok().json();
     assert_eq!(listed["models"][1]["base"]["name"], "tiny");
 }

@@ -135,7 +135,7 @@ fn adapters_of_other_models_are_refused() {
     let deeper = refused(&Config { layers: 3, ..config.clone() });
     assert!(matches!(&deeper, ModelError::AdapterModule { tensor } if tensor.contains("layers.2.")), "{deeper}");
     let wider = refused(&Config { ffn_size: 192, ..config.clone() });
-    assert!(matches!(&wider, ModelError::Shape { tensor, .. } if tensor.contains("mlp.")), "{wider}");
+    assert!(matches!(&wider, ModelError::AdapterShape { tensor, .. } if tensor.contains("mlp.")), "{wider}");
     let nothing = AdapterSample::new(&config, 4, 1).of(&[]).load(&model).unwrap_err();
     assert!(matches!(nothing, ModelError::AdapterEmpty));
     // Named, and not there; or a module that nothing here adapts.

@@ -183,10 +183,10 @@ impl Engine {
         let mut tokens = request.prompt;
         tokens.reserve_exact(max_tokens);
         let requests = streams.len();
-        let id = self.handle.shared.enqueue(requests, |id| Sequence {
-            pin,
-            adapter,
-            ..Sequence::new(id, tokens, salt, Work::Generate(first))
+        let id = self.handle.shared.enqueue(requests, |id| {
+            let mut sequence = Sequence::new(id, tokens, salt, Work::Generate(first)).with(adapter);
+            sequence.pin = pin;
+            sequence
         })?;
         Stats::add(&self.handle.shared.stats.prompt_tokens, prompt_tokens);
         Ok((id, streams))
@@ -209,9 +209,7 @@ impl Engine {
         let (adapter, salt) = self.adapter(adapter, salt)?;
         let (sender, reply) = oneshot::channel();
         let pooling = Pooling { sum: Vec::new(), pooled: 0, reply: Some(sender) };
-        self.handle
-            .shared
-            .enqueue(1, |id| Sequence { adapter, ..Sequence::new(id, tokens, salt, Work::Embed(pooling)) })?;
+        self.handle.shared.enqueue(1, |id| Sequence::new(id, tokens, salt, Work::Embed(pooling)).with(adapter))?;
         Stats::add(&self.handle.shared.stats.prompt_tokens, prompt_tokens);
         Ok(reply)
     }
@@ -243,9 +241,7 @@ impl Engine {
             failure: None,
             reply: Some(sender),
         };
-        self.handle
-            .shared
-            .enqueue(1, |id| Sequence { adapter, ..Sequence::new(id, tokens, salt, Work::Score(scoring)) })?;
+        self.handle.shared.enqueue(1, |id| Sequence::new(id, tokens, salt, Work::Score(scoring)).with(adapter))?;
         Stats::add(&self.handle.shared.stats.prompt_tokens, prompt_tokens);
         Ok(reply)
     }

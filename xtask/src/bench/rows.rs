@@ -315,12 +315,13 @@ fn line(row: &Row) -> String {
 /// How far a perplexity may be from what it should be.
 const NEAR: f64 = 1e-3;
 
-/// Four digits that matter, and no exponent.
+/// About four digits that matter, and no exponent.
 pub fn short(value: f64) -> String {
     match value.abs() {
         v if v >= 1000.0 => format!("{value:.0}"),
         v if v >= 100.0 => format!("{value:.1}"),
         v if v >= 10.0 => format!("{value:.2}"),
+        v if v > 0.0 && v < 0.1 => format!("{value:.5}"),
         _ => format!("{value:.3}"),
     }
 }

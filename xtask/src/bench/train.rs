@@ -181,7 +181,7 @@ impl Bench {
     }
 
     fn gemm(&mut self) -> Result<()> {
-        let mut peak = 0f64;
+        let mut peak = self.book.about.get("bf16_per_s").and_then(Value::as_f64).unwrap_or(0.0);
         let mut side = match &self.torch {
             Some(torch) => Some(torch.start(THREADS, "bf16", false)?),
             None => None,

@@ -9,7 +9,7 @@ pub(crate) mod tile;
 use std::cell::RefCell;
 use std::ops::Range;
 
-use crate::pool::Pool;
+use crate::pool::{Parts, Pool};
 use page::{Layout, PAGE_TOKENS};
 use tile::Scratch;
 
@@ -91,7 +91,7 @@ pub(crate) fn attention(
     pool: &Pool,
     args: &AttentionArgs,
     out: &mut [f32],
-    task: impl Fn(&AttentionArgs, Range<usize>, usize, &mut Scratch, &SharedParts<f32>) + Sync,
+    task: impl Fn(&AttentionArgs, Range<usize>, usize, &mut Scratch, &Parts<f32>) + Sync,
 ) {
     check(args, out);
     let group = args.heads / args.kv_heads;
@@ -99,7 +99,7 @@ pub(crate) fn attention(
         return;
     }
     // A kv head's group of query heads lies together in `out`: part row · kv_heads + kv_head.
-    let parts = SharedParts::new(out, group * args.head_dim);
+    let parts = Parts::new(out, group * args.head_dim);
     TILES.with_borrow_mut(|tiles| {
         // Tiles as large as the threads allow: several for each, so that they end together.
         let per_thread = args.rows.len() * args.kv_heads / (pool.threads() * TASKS_PER_THREAD);
@@ -155,32 +155,6 @@ fn check(args: &AttentionArgs, out: &[f32]) {
             read.is_some_and(|read| read.iter().all(|&number| (number as usize) < pages)),
             "the page is in the store"
         );
-    }
-}
-
-/// Equal parts of one buffer that different tasks write.
-pub(crate) struct SharedParts<T> {
-    start: *mut T,
-    parts: usize,
-    len: usize,
-}
-
-// SAFETY: tasks write different parts, by the contract of `part`.
-unsafe impl<T: Send> Sync for SharedParts<T> {}
-
-impl<T> SharedParts<T> {
-    /// The buffer must not be used while this is: callers keep the borrow in view.
-    fn new(buffer: &mut [T], len: usize) -> Self {
-        Self { start: buffer.as_mut_ptr(), parts: buffer.len().checked_div(len).unwrap_or(0), len }
-    }
-
-    /// # Safety
-    /// No two of the returned slices may be of the same part at the same time, nor outlive the buffer.
-    #[expect(clippy::mut_from_ref, reason = "the caller keeps the parts apart")]
-    unsafe fn part(&self, part: usize) -> &mut [T] {
-        assert!(part < self.parts);
-        // SAFETY: inside the buffer, since part < parts; not aliased, by the contract above.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(part * self.len), self.len) }
     }
 }
 

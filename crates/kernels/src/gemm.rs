@@ -26,7 +26,7 @@ pub(crate) use pack::pack_columns;
 pub(crate) use tile::Multiplied;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use tile::{Dotted, Multiplied};
-pub(crate) use tile::{Scratch, block};
+pub(crate) use tile::{ROWS, Scratch, Tile, block, tile};
 
 /// Numbers of an operand. f32 are rounded to the nearest bf16, ties to even, as they are packed.
 #[derive(Clone, Copy, Debug)]
@@ -87,19 +87,26 @@ pub struct OutMut<'a> {
     pub values: OutValues<'a>,
     /// Between the starts of two rows; `None`: they touch.
     pub stride: Option<usize>,
+    /// Sums begin at these, which lie as `values` do.
+    pub onto: Option<&'a [f32]>,
 }
 
 impl<'a> OutMut<'a> {
     pub fn f32(values: &'a mut [f32]) -> Self {
-        Self { values: OutValues::F32(values), stride: None }
+        Self { values: OutValues::F32(values), stride: None, onto: None }
     }
 
     pub fn bf16(values: &'a mut [u16]) -> Self {
-        Self { values: OutValues::Bf16(values), stride: None }
+        Self { values: OutValues::Bf16(values), stride: None, onto: None }
     }
 
     pub fn with_stride(self, stride: usize) -> Self {
         Self { stride: Some(stride), ..self }
+    }
+
+    /// What is stored is `begin` plus the product, rounded as if the product had been added to a copy of it.
+    pub fn onto(self, begin: &'a [f32]) -> Self {
+        Self { onto: Some(begin), ..self }
     }
 }
 
@@ -123,7 +130,17 @@ pub(crate) struct Block<'a> {
     pub rows: Range<usize>,
     pub columns: Range<usize>,
     pub out: Target,
-    pub then: Then,
+    pub begin: Begin<'a>,
+}
+
+/// Where sums begin.
+#[derive(Clone, Copy)]
+pub(crate) enum Begin<'a> {
+    Zero,
+    /// At what is in `out`.
+    Out,
+    /// At these, which lie as `out` does.
+    At(&'a [f32]),
 }
 
 /// `out` as tasks see it: each writes its own rows and columns.
@@ -151,7 +168,7 @@ impl Ops {
     /// out[i][j] = Σ_k a(i, k)·b(j, k), or the same added to `out`. Nothing is allocated once buffers have grown.
     ///
     /// # Panics
-    /// Where an operand or `out` is shorter than its shape, depths differ, or [`Then::Add`] goes into bf16.
+    /// Where an operand or `out` is shorter than its shape, depths differ, or [`Then::Add`] goes into bf16 or onto something else.
     pub fn gemm(&self, pool: &Pool, a: Operand, b: Operand, out: OutMut, then: Then) {
         a.check();
         b.check();
@@ -166,13 +183,24 @@ impl Ops {
             }
         };
         assert!(stride >= b.rows && len >= need, "the product of {} × {} in {len}", a.rows, b.rows);
+        let begin = match (then, out.onto) {
+            (Then::Add, onto) => {
+                assert!(onto.is_none(), "sums begin at one place");
+                Begin::Out
+            }
+            (Then::Store, None) => Begin::Zero,
+            (Then::Store, Some(begin)) => {
+                assert!(begin.len() >= need, "as many beginnings as sums");
+                Begin::At(begin)
+            }
+        };
         if need > 0 {
-            PACKED.with_borrow_mut(|packed| run(self.table(), pool, &a, &b, Target { start, stride }, then, packed));
+            PACKED.with_borrow_mut(|packed| run(self.table(), pool, &a, &b, Target { start, stride }, begin, packed));
         }
     }
 }
 
-fn run(table: &Table, pool: &Pool, a: &Operand, b: &Operand, out: Target, then: Then, packed: &mut AlignedVec<u16>) {
+fn run(table: &Table, pool: &Pool, a: &Operand, b: &Operand, out: Target, begin: Begin, packed: &mut AlignedVec<u16>) {
     let pairs = a.depth.div_ceil(2);
     let panels = b.rows.div_ceil(LANES);
     let packed = grown(packed, panels * pairs * LANES * 2).as_chunks_mut::<2>().0.as_chunks_mut::<LANES>().0;
@@ -187,7 +215,7 @@ fn run(table: &Table, pool: &Pool, a: &Operand, b: &Operand, out: Target, then: 
         if rows.is_empty() || columns.is_empty() {
             return;
         }
-        let block = Block { a, b: packed, pairs, rows, columns, out, then };
+        let block = Block { a, b: packed, pairs, rows, columns, out, begin };
         // SAFETY: the table's ISA is this CPU's. No other task has these rows and columns.
         tile::with_scratch(|scratch| unsafe { (table.gemm_block)(&block, scratch) });
     });
@@ -211,16 +239,12 @@ fn parts(pairs: usize) -> impl Iterator<Item = Range<usize>> {
 }
 
 impl Target {
-    pub(crate) fn f32_at(start: *mut f32, stride: usize) -> Self {
-        Self { start: TargetStart::F32(start), stride }
-    }
-
-    pub(crate) fn bf16_at(start: *mut u16, stride: usize) -> Self {
-        Self { start: TargetStart::Bf16(start), stride }
-    }
-
     fn is_bf16(&self) -> bool {
         matches!(self.start, TargetStart::Bf16(_))
+    }
+
+    fn at(&self, i: usize, j: usize) -> usize {
+        i * self.stride + j
     }
 
     /// `len` sums of row `i` from column `j` on.
@@ -230,7 +254,7 @@ impl Target {
     unsafe fn f32<'a>(&self, i: usize, j: usize, len: usize) -> &'a mut [f32] {
         let TargetStart::F32(start) = self.start else { unreachable!("asked for the kind that it is") };
         // SAFETY: by the contract.
-        unsafe { std::slice::from_raw_parts_mut(start.add(i * self.stride + j), len) }
+        unsafe { std::slice::from_raw_parts_mut(start.add(self.at(i, j)), len) }
     }
 
     /// # Safety
@@ -238,14 +262,6 @@ impl Target {
     unsafe fn bf16<'a>(&self, i: usize, j: usize, len: usize) -> &'a mut [u16] {
         let TargetStart::Bf16(start) = self.start else { unreachable!("asked for the kind that it is") };
         // SAFETY: by the contract.
-        unsafe { std::slice::from_raw_parts_mut(start.add(i * self.stride + j), len) }
+        unsafe { std::slice::from_raw_parts_mut(start.add(self.at(i, j)), len) }
     }
-}
-
-/// The nearest bf16, ties to even; a NaN stays one.
-#[inline(always)]
-pub(crate) fn round_bf16(value: f32) -> u16 {
-    let bits = value.to_bits();
-    let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16;
-    if value.is_nan() { ((bits >> 16) | 0x40) as u16 } else { rounded }
 }

@@ -39,6 +39,7 @@ pub use attention::page::{PAGE_TOKENS, StoreArgs};
 pub use attention::{AttentionArgs, AttentionRow, KvFormat, KvView};
 pub use buffer::{AlignedVec, Pod};
 pub use exp::exp;
+pub use format::blocks::{bf16_to_f32, f32_to_bf16};
 pub use format::{Format, Matrix, MatrixError};
 pub use gemm::{Operand, OutMut, OutValues, Values};
 pub use isa::Isa;

@@ -192,6 +192,16 @@ impl Ops {
         unsafe { (self.table.to_f16)(x, out) }
     }
 
+    /// f32 to bf16 bits, rounded to nearest even.
+    ///
+    /// # Panics
+    /// Where lengths differ.
+    pub fn to_bf16(&self, x: &[f32], out: &mut [u16]) {
+        assert_eq!(x.len(), out.len(), "both have one length");
+        // SAFETY: the invariant of `table`.
+        unsafe { (self.table.to_bf16)(x, out) }
+    }
+
     /// Softmax(q kᵀ · scale) v for every row and head, over pages. out: (rows, heads, head_dim).
     ///
     /// # Panics

@@ -5,6 +5,7 @@
 mod chunks;
 mod lateness;
 mod meter;
+mod parts;
 mod shared;
 
 use std::cell::Cell;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use lateness::{Lateness, REST};
 use meter::CallerMeter;
+pub(crate) use parts::Parts;
 use shared::{Job, Seat, Shared, lock};
 
 /// `threads` threads, of which the caller of [`Pool::run`] is one. Runs one job at a time; callers queue.

@@ -120,6 +120,8 @@ pub(crate) trait Simd: Copy {
     fn load_bf16(self, from: &[u16; 16]) -> Self::F;
     /// Rounded as [`Simd::round_bf16`] does.
     fn store_bf16(self, v: Self::F, to: &mut [u16; 16]);
+    /// The same for two, lane by lane side by side.
+    fn store_bf16_pairs(self, first: Self::F, second: Self::F, to: &mut [[u16; 2]; 16]);
     fn sqrt(self, a: Self::F) -> Self::F;
 }
 

@@ -41,7 +41,7 @@ pub(crate) fn argmax<S: Simd>(s: S, x: &[f32]) -> usize {
 
 /// −∞ for an empty slice.
 #[inline(always)]
-fn largest<S: Simd>(s: S, x: &[f32]) -> f32 {
+pub(crate) fn largest<S: Simd>(s: S, x: &[f32]) -> f32 {
     let (chunks, tail) = x.as_chunks::<LANES>();
     let mut max = s.splat(f32::NEG_INFINITY);
     for chunk in chunks {

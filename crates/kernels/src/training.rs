@@ -11,7 +11,7 @@ use std::ops::Range;
 use crate::buffer::AlignedVec;
 use crate::matmul::grown;
 use crate::ops::Ops;
-use crate::pool::Pool;
+use crate::pool::{Parts, Pool};
 use crate::rope::RopeLayout;
 
 pub(crate) use attention::{Attention, Outputs, Part, Scratch as AttentionScratch, backward, forward};
@@ -67,27 +67,6 @@ const NUMBERS: usize = 16 << 10;
 /// Columns of a task where sums go down the rows: a cache line of every row.
 const COLUMNS: usize = 32;
 
-/// A buffer of which tasks write different parts.
-struct Shared<T>(*mut T, usize);
-
-// SAFETY: tasks write different parts, by the contract of `part`.
-unsafe impl<T: Send> Sync for Shared<T> {}
-
-impl<T> Shared<T> {
-    fn new(buffer: &mut [T]) -> Self {
-        Self(buffer.as_mut_ptr(), buffer.len())
-    }
-
-    /// # Safety
-    /// No two parts that are used at once may overlap, nor outlive the buffer's borrow.
-    #[expect(clippy::mut_from_ref, reason = "the caller keeps the parts apart")]
-    unsafe fn part(&self, range: Range<usize>) -> &mut [T] {
-        assert!(range.start <= range.end && range.end <= self.1);
-        // SAFETY: inside the buffer; not aliased, by the contract.
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(range.start), range.len()) }
-    }
-}
-
 /// Calls `f` with ranges of at most `each` that make up `0..len`, in one job.
 fn cut(pool: &Pool, len: usize, each: usize, f: impl Fn(Range<usize>) + Sync) {
     pool.run(len.div_ceil(each), |task, _| f(task * each..((task + 1) * each).min(len)));
@@ -103,10 +82,10 @@ impl Ops {
     pub fn norm_forward(&self, pool: &Pool, x: &[f32], w: &[f32], eps: f32, out: &mut [u16], rstd: &mut [f32]) {
         let (d, rows) = (w.len(), rstd.len());
         assert!(x.len() == rows * d && out.len() == rows * d, "as many rows of x and out as of rstd");
-        let (out, rstd) = (Shared::new(out), Shared::new(rstd));
+        let (out, rstd) = (Parts::new(out, 1), Parts::new(rstd, 1));
         cut(pool, rows, ROWS, |rows| {
             // SAFETY: tasks have different rows.
-            let (out, rstd) = unsafe { (out.part(rows.start * d..rows.end * d), rstd.part(rows.clone())) };
+            let (out, rstd) = unsafe { (out.range(rows.start * d..rows.end * d), rstd.range(rows.clone())) };
             for (i, row) in rows.enumerate() {
                 // SAFETY: the table's ISA is this CPU's; so below.
                 rstd[i] = unsafe { (self.table().norm_forward)(&x[row * d..][..d], w, eps, &mut out[i * d..][..d]) };
@@ -127,24 +106,21 @@ impl Ops {
     ) {
         let (d, rows) = (w.len(), rstd.len());
         assert!([dy.len(), x.len(), dx.len()] == [rows * d; 3] && dw.len() == d, "as many rows of all");
-        let (dx, dw) = (Shared::new(dx), Shared::new(dw));
+        let (dx, dw) = (Parts::new(dx, 1), Parts::new(dw, 1));
         cut(pool, rows, ROWS, |rows| {
             for row in rows {
                 let at = row * d..(row + 1) * d;
                 // SAFETY: tasks have different rows.
-                let dx = unsafe { dx.part(at.clone()) };
+                let dx = unsafe { dx.range(at.clone()) };
                 // SAFETY: as above.
                 unsafe { (self.table().norm_backward)(&dy[at.clone()], &x[at], w, rstd[row], dx) };
             }
         });
         cut(pool, d, COLUMNS, |columns| {
             // SAFETY: tasks have different columns.
-            let dw = unsafe { dw.part(columns.clone()) };
-            for (row, rstd) in rstd.iter().enumerate() {
-                let at = row * d + columns.start..row * d + columns.end;
-                // SAFETY: as above.
-                unsafe { (self.table().norm_weights)(&dy[at.clone()], &x[at], *rstd, dw) };
-            }
+            let dw = unsafe { dw.range(columns.clone()) };
+            // SAFETY: as above.
+            unsafe { (self.table().norm_weights)(dy, x, rstd, (d, columns.start), dw) };
         });
     }
 
@@ -152,12 +128,12 @@ impl Ops {
     pub fn swiglu_forward(&self, pool: &Pool, gu: &[u16], ffn: usize, out: &mut [u16]) {
         assert_eq!(gu.len(), 2 * out.len(), "gate and up for each");
         let rows = out.len().checked_div(ffn).unwrap_or(0);
-        let out = Shared::new(out);
+        let out = Parts::new(out, 1);
         cut(pool, rows, ROWS, |rows| {
             for row in rows {
                 let (gate, up) = gu[row * 2 * ffn..][..2 * ffn].split_at(ffn);
                 // SAFETY: tasks have different rows.
-                unsafe { (self.table().swiglu_forward)(gate, up, out.part(row * ffn..(row + 1) * ffn)) };
+                unsafe { (self.table().swiglu_forward)(gate, up, out.range(row * ffn..(row + 1) * ffn)) };
             }
         });
     }
@@ -166,12 +142,12 @@ impl Ops {
     pub fn swiglu_backward(&self, pool: &Pool, gu: &[u16], ffn: usize, da: &[f32], dgu: &mut [u16]) {
         assert!(gu.len() == 2 * da.len() && dgu.len() == gu.len(), "gate and up for each");
         let rows = da.len().checked_div(ffn).unwrap_or(0);
-        let dgu = Shared::new(dgu);
+        let dgu = Parts::new(dgu, 1);
         cut(pool, rows, ROWS, |rows| {
             for row in rows {
                 let (gate, up) = gu[row * 2 * ffn..][..2 * ffn].split_at(ffn);
                 // SAFETY: tasks have different rows.
-                let (dgate, dup) = unsafe { dgu.part(row * 2 * ffn..(row + 1) * 2 * ffn) }.split_at_mut(ffn);
+                let (dgate, dup) = unsafe { dgu.range(row * 2 * ffn..(row + 1) * 2 * ffn) }.split_at_mut(ffn);
                 // SAFETY: as above.
                 unsafe { (self.table().swiglu_backward)(gate, up, &da[row * ffn..][..ffn], dgate, dup) };
             }
@@ -188,49 +164,22 @@ impl Ops {
         table: &RopeTable,
         out: &mut [u16],
     ) {
-        self.turn(pool, qkv, shape, positions, table, 1.0, out);
-    }
-
-    /// The inverse, which is the gradient: a rotation's transpose.
-    pub fn rope_backward(
-        &self,
-        pool: &Pool,
-        dqkv: &[f32],
-        shape: &Heads,
-        positions: &[u32],
-        table: &RopeTable,
-        out: &mut [u16],
-    ) {
-        self.turn(pool, dqkv, shape, positions, table, -1.0, out);
-    }
-
-    fn turn(
-        &self,
-        pool: &Pool,
-        x: &[f32],
-        shape: &Heads,
-        positions: &[u32],
-        table: &RopeTable,
-        sign: f32,
-        out: &mut [u16],
-    ) {
         let (e, half) = (shape.head_dim, shape.head_dim / 2);
         let columns = shape.columns();
-        assert!(x.len() == positions.len() * columns && out.len() == x.len(), "a position for each row");
-        let out = Shared::new(out);
+        assert!(qkv.len() == positions.len() * columns && out.len() == qkv.len(), "a position for each row");
+        let out = Parts::new(out, 1);
         cut(pool, positions.len(), ROWS, |rows| {
             ROW.with_borrow_mut(|scratch| {
-                let (row, sin) = grown(scratch, columns + half).split_at_mut(columns);
+                let row = grown(scratch, columns);
                 for number in rows {
                     let angles = positions[number] as usize * half..(positions[number] as usize + 1) * half;
-                    row.copy_from_slice(&x[number * columns..][..columns]);
-                    sin.iter_mut().zip(&table.sin[angles.clone()]).for_each(|(to, sin)| *to = sin * sign);
+                    row.copy_from_slice(&qkv[number * columns..][..columns]);
                     for head in row[..(shape.heads + shape.kv_heads) * e].chunks_exact_mut(e) {
-                        self.rope(head, &table.cos[angles.clone()], sin, table.layout);
+                        self.rope(head, &table.cos[angles.clone()], &table.sin[angles.clone()], table.layout);
                     }
                     // SAFETY: tasks have different rows.
                     unsafe {
-                        (self.table().to_bf16)(row, out.part(number * columns..(number + 1) * columns));
+                        (self.table().to_bf16)(row, out.range(number * columns..(number + 1) * columns));
                     }
                 }
             });
@@ -257,7 +206,7 @@ impl Ops {
         shape.check(qkv.len(), starts.len());
         assert!(o.len() == starts.len() * shape.heads * shape.head_dim && lse.len() == starts.len() * shape.heads);
         let args = Attention { qkv, shape: *shape, window, scale, table: self.table() };
-        let (o, lse) = (Shared::new(o), Shared::new(lse));
+        let (o, lse) = (Parts::new(o, 1), Parts::new(lse, 1));
         SPANS.with_borrow_mut(|blocks| {
             documents(starts, blocks, attention::BLOCK_ROWS);
             // The longest rows first, so that no thread begins them at the end.
@@ -268,13 +217,14 @@ impl Ops {
                 let (o, lse) = (&o, &lse);
                 // SAFETY: tasks have different rows or kv heads, and the buffers hold all rows (see above).
                 attention::with_scratch(|scratch| unsafe {
-                    (self.table().attention_forward)(&args, &part, o.0, lse.0, scratch);
+                    (self.table().attention_forward)(&args, &part, o.start(), lse.start(), scratch);
                 });
             });
         });
     }
 
-    /// d_o: (T, H·E) → dqkv (T, (H+2K)·E). `o` and `lse` are what [`Ops::attention_forward`] gave.
+    /// d_o: (T, H·E) → dqkv (T, (H+2K)·E), its queries and keys turned back by the angles of `positions` (T), which is the gradient
+    /// before [`Ops::rope_forward`]. `o` and `lse` are what [`Ops::attention_forward`] gave.
     ///
     /// # Panics
     /// As there.
@@ -286,20 +236,19 @@ impl Ops {
         starts: &[u32],
         window: Option<usize>,
         scale: f32,
-        o: &[u16],
-        lse: &[f32],
-        d_o: &[f32],
-        dqkv: &mut [f32],
+        (o, lse): (&[u16], &[f32]),
+        d_o: &[u16],
+        positions: &[u32],
+        rope: &RopeTable,
+        dqkv: &mut [u16],
     ) {
         shape.check(qkv.len(), starts.len());
         let width = shape.heads * shape.head_dim;
         assert!([o.len(), d_o.len()] == [starts.len() * width; 2] && lse.len() == starts.len() * shape.heads);
-        assert_eq!(dqkv.len(), qkv.len());
+        assert!(dqkv.len() == qkv.len() && positions.len() == starts.len());
         let args = Attention { qkv, shape: *shape, window, scale, table: self.table() };
-        let outputs = Outputs { o, lse, d_o };
-        // Keys and values are added to.
-        dqkv.fill(0.0);
-        let dqkv = Shared::new(dqkv);
+        let outputs = Outputs { o, lse, d_o, positions, rope };
+        let dqkv = Parts::new(dqkv, 1);
         SPANS.with_borrow_mut(|spans| {
             documents(starts, spans, usize::MAX);
             spans.sort_by_key(|(document, _)| (usize::MAX - document.len, document.start));
@@ -309,7 +258,7 @@ impl Ops {
                 let dqkv = &dqkv;
                 // SAFETY: tasks have different documents or kv heads, and the buffer holds all rows (see above).
                 attention::with_scratch(|scratch| unsafe {
-                    (self.table().attention_backward)(&args, &outputs, &part, dqkv.0, scratch);
+                    (self.table().attention_backward)(&args, &outputs, &part, dqkv.start(), scratch);
                 });
             });
         });
@@ -335,7 +284,7 @@ impl Ops {
         assert!([weights.len(), losses.len(), correct.len()] == [n; 3], "one of each for each row");
         assert!(logits.len() == n * v && slopes.len() == logits.len(), "as many slopes as logits");
         assert!(targets.iter().all(|target| (*target as usize) < v), "targets are of the vocabulary");
-        let (losses, correct, slopes) = (Shared::new(losses), Shared::new(correct), Shared::new(slopes));
+        let (losses, correct, slopes) = (Parts::new(losses, 1), Parts::new(correct, 1), Parts::new(slopes, 1));
         // A few rows each: a row may have a hundred thousand logits.
         cut(pool, n, 4, |rows| {
             ROW.with_borrow_mut(|scratch| {
@@ -344,11 +293,11 @@ impl Ops {
                     let (at, target) = (row * v..(row + 1) * v, targets[row] as usize);
                     // SAFETY: tasks have different rows; the table's ISA is this CPU's.
                     unsafe {
-                        let slopes = slopes.part(at.clone());
+                        let slopes = slopes.range(at.clone());
                         let (loss, best) =
                             (self.table().cross_entropy)(&logits[at], target, weights[row], exps, slopes);
-                        losses.part(row..row + 1)[0] = loss;
-                        correct.part(row..row + 1)[0] = u8::from(best);
+                        losses.range(row..row + 1)[0] = loss;
+                        correct.range(row..row + 1)[0] = u8::from(best);
                     }
                 }
             });
@@ -359,11 +308,11 @@ impl Ops {
     pub fn adamw(&self, pool: &Pool, p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], step: &AdamStep) {
         let len = p.len();
         assert!([g.len(), m.len(), v.len()] == [len; 3], "a gradient and two moments for each weight");
-        let (p, m, v) = (Shared::new(p), Shared::new(m), Shared::new(v));
+        let (p, m, v) = (Parts::new(p, 1), Parts::new(m, 1), Parts::new(v, 1));
         cut(pool, len, NUMBERS, |at| {
             // SAFETY: tasks have different ranges; the table's ISA is this CPU's.
             unsafe {
-                let (p, m, v) = (p.part(at.clone()), m.part(at.clone()), v.part(at.clone()));
+                let (p, m, v) = (p.range(at.clone()), m.range(at.clone()), v.range(at.clone()));
                 (self.table().adamw)(p, &g[at], m, v, step);
             }
         });
@@ -375,12 +324,12 @@ impl Ops {
         let parts = x.len().div_ceil(PART);
         ROW.with_borrow_mut(|scratch| {
             let sums = grown(scratch, parts);
-            let shared = Shared::new(sums);
+            let shared = Parts::new(sums, 1);
             cut(pool, parts, 8, |range| {
                 for part in range {
                     let x = &x[part * PART..((part + 1) * PART).min(x.len())];
                     // SAFETY: tasks have different parts.
-                    unsafe { shared.part(part..part + 1)[0] = self.dot(x, x) };
+                    unsafe { shared.range(part..part + 1)[0] = self.dot(x, x) };
                 }
             });
             sums.iter().map(|sum| f64::from(*sum)).sum()

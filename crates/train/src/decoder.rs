@@ -195,8 +195,7 @@ impl Block<'_> {
         let attended = &mut tape.attended[..t * attended];
         m.attention(bits, batch, attended, &mut tape.lse[..t * heads]);
         let middle = &mut tape.middle[..t * d];
-        m.copy(x, middle);
-        linear(m, weights, Group::Output { layer }, attended, OutMut::f32(middle), Then::Add);
+        linear(m, weights, Group::Output { layer }, attended, OutMut::f32(middle).onto(x), Then::Store);
         if let Some(adapter) = adapter {
             adapter.forward(m, (layer, 1), attended, middle, &mut tape.adapted[1], &mut s.lora, dropout);
         }
@@ -211,15 +210,14 @@ impl Block<'_> {
                 let sums = &mut s.wide[..t * 2 * f];
                 linear(m, weights, Group::GateUp { layer }, normed, OutMut::f32(sums), Then::Store);
                 adapter.forward(m, (layer, 2), normed, sums, &mut tape.adapted[2], &mut s.lora, dropout);
-                m.round_scaled(sums, 1.0, gate_up);
+                m.round(sums, gate_up);
             }
         }
         let inner = &mut tape.inner[..t * f];
         m.swiglu(gate_up, inner);
         let out = match out {
             Some(out) => {
-                m.copy(middle, out);
-                linear(m, weights, Group::Down { layer }, inner, OutMut::f32(out), Then::Add);
+                linear(m, weights, Group::Down { layer }, inner, OutMut::f32(out).onto(middle), Then::Store);
                 out
             }
             // Only what the adapter leaves on the tape is wanted.
@@ -248,13 +246,19 @@ impl Block<'_> {
         self.m.norm_backward(d_normed, &self.tape.middle[..t * d], self.weights.norm(slot), rstd, d_x, d_norm);
 
         let d_attended = &mut d_attended[..t * attended];
-        self.linear_backward(1, Values::F32(d_x), |tape| &tape.attended[..t * attended], d_attended, grads, lora);
-        let (qkv, d_qkv) = (&self.tape.qkv[..t * columns], &mut wide[..t * columns]);
-        let (attended, lse) = (&self.tape.attended[..t * attended], &self.tape.lse[..t * heads]);
-        self.m.attention_backward(qkv, self.batch, attended, lse, d_attended, d_qkv);
-        let d_bits = &mut bits[..t * columns];
-        self.m.rotate_back(d_qkv, self.batch, d_bits);
-        self.linear_backward(0, Values::Bf16(d_bits), |tape| &tape.attention_normed[..t * d], d_normed, grads, lora);
+        if self.adapter.is_some_and(|adapter| adapter.width(1) > 0) {
+            let sums = &mut wide[..t * attended];
+            self.linear_backward(1, Values::F32(d_x), |tape| &tape.attended[..t * attended], sums, grads, lora);
+            self.m.round(sums, d_attended);
+        } else {
+            let (group, x) = (Group::Output { layer }, &self.tape.attended[..t * attended]);
+            let out = OutMut::bf16(d_attended);
+            linear_backward(self.m, self.weights, group, Values::F32(d_x), x, out, &mut grads.values);
+        }
+        let (qkv, d_qkv) = (&self.tape.qkv[..t * columns], &mut bits[..t * columns]);
+        let attended = (&self.tape.attended[..t * attended], &self.tape.lse[..t * heads]);
+        self.m.attention_backward(qkv, self.batch, attended, d_attended, d_qkv);
+        self.linear_backward(0, Values::Bf16(d_qkv), |tape| &tape.attention_normed[..t * d], d_normed, grads, lora);
         let (slot, rstd) = (Slot::AttentionNorm { layer }, &self.tape.attention_rstd[..t]);
         let d_norm = grads.norm(self.weights, slot);
         self.m.norm_backward(d_normed, x, self.weights.norm(slot), rstd, d_x, d_norm);
@@ -271,7 +275,7 @@ impl Block<'_> {
         lora: &mut crate::tape::LoraScratch,
     ) {
         let (group, x) = (crate::lora::groups(self.layer)[kind], x(self.tape));
-        linear_backward(self.m, self.weights, group, dy, x, d_x, &mut grads.values);
+        linear_backward(self.m, self.weights, group, dy, x, OutMut::f32(d_x), &mut grads.values);
         if let Some(adapter) = self.adapter {
             let low = &self.tape.adapted[kind];
             adapter.backward(self.m, (self.layer, kind), dy, x, low, d_x, &mut grads.values, lora, self.dropout);
@@ -293,7 +297,7 @@ fn linear_backward(
     group: Group,
     dy: Values,
     x: &[u16],
-    d_x: &mut [f32],
+    d_x: OutMut,
     grads: &mut [f32],
 ) {
     let (rows, cols) = group.shape(&m.config);
@@ -304,5 +308,5 @@ fn linear_backward(
         m.product(dy, x, OutMut::f32(d_w), Then::Add);
     }
     let w = Operand::transposed(weights.group(m, group), cols, rows);
-    m.product(Operand::rows(dy, t, rows), w, OutMut::f32(d_x), Then::Store);
+    m.product(Operand::rows(dy, t, rows), w, d_x, Then::Store);
 }

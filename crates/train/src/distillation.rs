@@ -3,14 +3,14 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use falaj_kernels::{Ops, ln};
+use falaj_kernels::{Ops, bf16_to_f32, f32_to_bf16, ln};
 use falaj_model::{Config, Params};
 use serde::{Deserialize, Serialize};
 
 use crate::budget::Budget;
 use crate::decoder::{Decoder, Tally};
 use crate::lora::Dropout;
-use crate::machine::{Machine, from_bf16, to_bf16};
+use crate::machine::Machine;
 use crate::tape::{Scratch, Tape};
 use crate::weights::{Frozen, Weights};
 use crate::{MicroBatch, StepReport, TrainError, Trainer};
@@ -111,7 +111,7 @@ pub(crate) fn mix(
         divergences[row].store((temperature * temperature * divergence).to_bits(), Ordering::Relaxed);
         let soft_scale = share * temperature * weights[row];
         for ((d, p), q) in d_logits.iter_mut().zip(&p).zip(&q) {
-            *d = to_bf16((1.0 - share) * from_bf16(*d) + soft_scale * (p - q));
+            *d = f32_to_bf16((1.0 - share) * bf16_to_f32(*d) + soft_scale * (p - q));
         }
     });
     for (loss, divergence) in losses.iter_mut().zip(divergences) {

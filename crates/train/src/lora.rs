@@ -5,13 +5,13 @@
 
 use std::ops::Range;
 
-use falaj_kernels::{AlignedVec, Operand, OutMut, Then, Values};
+use falaj_kernels::{AlignedVec, Operand, OutMut, Then, Values, bf16_to_f32, f32_to_bf16};
 use falaj_model::{Config, Slot};
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
 use crate::arena::Group;
-use crate::machine::{Machine, from, from_bf16, to_bf16};
+use crate::machine::{Machine, from};
 use crate::random::Stream;
 use crate::tape::LoraScratch;
 
@@ -215,7 +215,8 @@ impl Adapter {
         let a = Operand::rows(Values::F32(&self.values[part.a.clone()]), width, part.inputs);
         let sums = &mut s.low[..t * width];
         m.product(Operand::rows(Values::Bf16(x), t, part.inputs), a, OutMut::f32(sums), Then::Store);
-        m.round_scaled(sums, self.settings.scale(), low);
+        m.scale(sums, self.settings.scale());
+        m.round(sums, low);
         for (number, (first, outputs, b)) in part.columns.iter().enumerate() {
             let low = Operand::rows(Values::Bf16(&low[number * rank..]), t, rank).with_stride(width);
             let b = Operand::rows(Values::F32(&self.values[b.clone()]), *outputs, rank);
@@ -317,7 +318,7 @@ impl Adapter {
         m.pool.chunks([(&mut *out, ROWS * inputs)], |chunk, [out]| {
             let first = chunk * ROWS * inputs;
             for (i, (out, x)) in out.iter_mut().zip(&x[first..]).enumerate() {
-                *out = to_bf16(from_bf16(*x) * mask.factor(first + i));
+                *out = f32_to_bf16(bf16_to_f32(*x) * mask.factor(first + i));
             }
         });
         out

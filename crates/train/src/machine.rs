@@ -52,37 +52,33 @@ impl Machine {
         self.ops.rope_forward(&self.pool, qkv, &self.heads, &batch.positions, &self.table, out);
     }
 
-    pub fn rotate_back(&self, d_qkv: &[f32], batch: &MicroBatch, out: &mut [u16]) {
-        self.ops.rope_backward(&self.pool, d_qkv, &self.heads, &batch.positions, &self.table, out);
-    }
-
     /// qkv: (T, (H+2K)·E) → out: (T, H·E), lse: (T, H).
     pub fn attention(&self, qkv: &[u16], batch: &MicroBatch, out: &mut [u16], lse: &mut [f32]) {
         let window = self.config.sliding_window;
         self.ops.attention_forward(&self.pool, qkv, &self.heads, &batch.starts, window, self.scale, out, lse);
     }
 
-    /// d_out: (T, H·E) → d_qkv: (T, (H+2K)·E).
+    /// d_out: (T, H·E) → d_qkv: (T, (H+2K)·E), of queries and keys as they were before [`Machine::rotate`].
     pub fn attention_backward(
         &self,
         qkv: &[u16],
         batch: &MicroBatch,
-        out: &[u16],
-        lse: &[f32],
-        d_out: &[f32],
-        d_qkv: &mut [f32],
+        attended: (&[u16], &[f32]),
+        d_out: &[u16],
+        d_qkv: &mut [u16],
     ) {
-        let window = self.config.sliding_window;
+        let (starts, window) = (&batch.starts, self.config.sliding_window);
         self.ops.attention_backward(
             &self.pool,
             qkv,
             &self.heads,
-            &batch.starts,
+            starts,
             window,
             self.scale,
-            out,
-            lse,
+            attended,
             d_out,
+            &batch.positions,
+            &self.table,
             d_qkv,
         );
     }
@@ -119,10 +115,6 @@ impl Machine {
         self.ops.sum_squares(&self.pool, x)
     }
 
-    pub fn copy(&self, x: &[f32], out: &mut [f32]) {
-        self.pool.chunks([(out, CHUNK)], |chunk, [out]| out.copy_from_slice(&x[chunk * CHUNK..][..out.len()]));
-    }
-
     /// x += y.
     pub fn add(&self, x: &mut [f32], y: &[f32]) {
         self.pool.chunks([(x, CHUNK)], |chunk, [x]| {
@@ -131,12 +123,9 @@ impl Machine {
         });
     }
 
-    /// out = x, rounded to bf16, to nearest even, after multiplication with `scale`.
-    pub fn round_scaled(&self, x: &[f32], scale: f32, out: &mut [u16]) {
-        self.pool.chunks([(out, CHUNK)], |chunk, [out]| {
-            let x = &x[chunk * CHUNK..][..out.len()];
-            x.iter().zip(out).for_each(|(x, out)| *out = to_bf16(x * scale));
-        });
+    /// out = x, rounded to bf16.
+    pub fn round(&self, x: &[f32], out: &mut [u16]) {
+        self.pool.chunks([(out, CHUNK)], |chunk, [out]| self.ops.to_bf16(&x[chunk * CHUNK..][..out.len()], out));
     }
 
     pub fn scale(&self, x: &mut [f32], scale: f32) {
@@ -146,16 +135,6 @@ impl Machine {
     pub fn fill(&self, x: &mut [f32], value: f32) {
         self.pool.chunks([(x, CHUNK)], |_, [x]| x.fill(value));
     }
-}
-
-/// To nearest even; what is not a number stays none.
-pub(crate) fn to_bf16(x: f32) -> u16 {
-    let bits = x.to_bits();
-    if x.is_nan() { ((bits >> 16) | 0x40) as u16 } else { ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16 }
-}
-
-pub(crate) fn from_bf16(bits: u16) -> f32 {
-    f32::from_bits(u32::from(bits) << 16)
 }
 
 /// The part of an operand's values from `first` on.

@@ -103,10 +103,10 @@ pub(crate) struct Scratch {
     pub d_x: AlignedVec<f32>,
     /// The gradient behind a norm: (T, D).
     pub d_normed: AlignedVec<f32>,
-    /// Queries, keys and values before rotation, gradients of these and of the network's inner values: (T, the widest).
+    /// Queries, keys and values before rotation, and gradients of the network's inner values: (T, the widest).
     pub wide: AlignedVec<f32>,
     /// The gradient of what attention gave: (T, H·E).
-    pub d_attended: AlignedVec<f32>,
+    pub d_attended: AlignedVec<u16>,
     /// Gradients that go into products: (T, the widest).
     pub bits: AlignedVec<u16>,
     pub head: HeadScratch,
@@ -151,8 +151,8 @@ impl Scratch {
     pub fn new(config: &Config, t: usize, adapter: Option<&Adapter>, budget: &mut Budget) -> Self {
         let &Config { hidden_size: d, heads, kv_heads, head_dim: e, ffn_size: f, vocab_size: v, .. } = config;
         let (qkv, attended) = ((heads + 2 * kv_heads) * e, heads * e);
-        // The adapter is added in f32, so that gate and up pass through here too.
-        let wide = qkv.max(f).max(if adapter.is_some() { 2 * f } else { 0 });
+        // The adapter is added in f32, so that gate and up pass through here too, and the gradient of what attention gave.
+        let wide = qkv.max(f).max(if adapter.is_some() { attended.max(2 * f) } else { 0 });
         let low = (0..4).map(|kind| adapter.map_or(0, |adapter| adapter.width(kind))).max().unwrap_or(0);
         let dropout = adapter.is_some_and(|adapter| adapter.settings.dropout > 0.0);
         let inputs = if dropout { d.max(f).max(attended) } else { 0 };

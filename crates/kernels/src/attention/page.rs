@@ -1,8 +1,8 @@
 //! How a page keeps keys and values, and how they get there. A page is (kv_heads) blocks, one after the other; a block
 //! holds 16 positions of one kv head: keys, values, and for I8 their scales. What reads it is in `tile.rs`.
 
-use super::{AttentionRow, KvFormat, SharedParts};
-use crate::pool::Pool;
+use super::{AttentionRow, KvFormat};
+use crate::pool::{Parts, Pool};
 use crate::rope::{self, RopeLayout};
 use crate::simd::{LANES, Simd, load_part};
 
@@ -58,10 +58,10 @@ pub struct StoreArgs<'a> {
 
 /// What the tasks share: task t does the heads of kv head t, in the order of the rows.
 pub(crate) struct Store<'a> {
-    q: SharedParts<f32>,
-    k: SharedParts<f32>,
+    q: Parts<'a, f32>,
+    k: Parts<'a, f32>,
     v: &'a [f32],
-    pages: SharedParts<u8>,
+    pages: Parts<'a, u8>,
     rows: &'a [AttentionRow<'a>],
     kv_heads: usize,
     head_dim: usize,
@@ -84,10 +84,10 @@ pub(crate) fn rotate_and_store(pool: &Pool, args: &mut StoreArgs, task: impl Fn(
         return;
     }
     let store = Store {
-        q: SharedParts::new(args.q, heads / kv_heads * head_dim),
-        k: SharedParts::new(args.k, head_dim),
+        q: Parts::new(args.q, heads / kv_heads * head_dim),
+        k: Parts::new(args.k, head_dim),
         v: args.v,
-        pages: SharedParts::new(args.pages, args.format.block_bytes(head_dim)),
+        pages: Parts::new(args.pages, args.format.block_bytes(head_dim)),
         rows,
         kv_heads,
         head_dim,

@@ -14,9 +14,10 @@ use std::ops::Range;
 
 use super::page::{Layout, PAGE_TOKENS, flush};
 use super::pairs::{Floats, Halves, Pairs};
-use super::{AttentionArgs, KvFormat, SharedParts};
+use super::{AttentionArgs, KvFormat};
 use crate::buffer::AlignedVec;
 use crate::exp::exp2_lanes;
+use crate::pool::Parts;
 use crate::simd::{LANES, Simd, load_part};
 
 const STEP_PAGES: usize = 4;
@@ -48,7 +49,7 @@ pub(crate) fn attend<S: Simd, B: Pairs<S>>(
     rows: Range<usize>,
     kv_head: usize,
     scratch: &mut Scratch,
-    out: &SharedParts<f32>,
+    out: &Parts<f32>,
 ) {
     match args.kv.format {
         KvFormat::F32 => run(s, Floats, args, rows, kv_head, scratch, out),
@@ -72,7 +73,7 @@ fn run<S: Simd, P: Pairs<S>>(
     rows: Range<usize>,
     kv_head: usize,
     scratch: &mut Scratch,
-    out: &SharedParts<f32>,
+    out: &Parts<f32>,
 ) {
     let (dim, group) = (args.head_dim, args.heads / args.kv_heads);
     let quantized = args.kv.format == KvFormat::I8;

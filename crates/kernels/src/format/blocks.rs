@@ -1,6 +1,6 @@
 //! The fields of each block layout, and half floats. All sizes are checked by the callers' array types.
 
-use half::{bf16, f16};
+use half::f16;
 
 /// f16 bits to f32, exactly, without looking at the CPU.
 pub(crate) fn f16_to_f32(bits: u16) -> f32 {
@@ -13,13 +13,17 @@ pub(crate) fn f32_to_f16(value: f32) -> u16 {
 }
 
 /// bf16 bits to f32, exactly.
-pub(crate) fn bf16_to_f32(bits: u16) -> f32 {
+#[inline(always)]
+pub fn bf16_to_f32(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
-/// f32 to bf16 bits, rounded to nearest even.
-pub(crate) fn f32_to_bf16(value: f32) -> u16 {
-    bf16::from_f32_const(value).to_bits()
+/// f32 to bf16 bits, rounded to nearest even; a NaN stays one.
+#[inline(always)]
+pub fn f32_to_bf16(value: f32) -> u16 {
+    let bits = value.to_bits();
+    let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16;
+    if value.is_nan() { ((bits >> 16) | 0x40) as u16 } else { rounded }
 }
 
 /// The f16 at byte `at` of a block.

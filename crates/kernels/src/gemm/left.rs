@@ -4,20 +4,24 @@
 
 use std::ops::Range;
 
-use super::pack::Bits;
+use super::pack::{Number, some};
 use super::tile::ROWS;
-use super::{Operand, Values};
+use super::{LANES, Operand, Values};
 use crate::buffer::AlignedVec;
 use crate::matmul::grown;
+use crate::simd::Simd;
 
 /// Rows of a block, some of its pairs.
 pub(super) trait Left: Copy {
-    /// Up to `ROWS` of the rows.
-    type Tile: Copy;
+    type Tile: Eight;
     fn tile(self, number: usize) -> Self::Tile;
+}
+
+/// `ROWS` rows.
+pub(super) trait Eight: Copy {
     /// # Safety
     /// The rows have this pair, and `row` is below `ROWS`.
-    unsafe fn pair(tile: Self::Tile, row: usize, pair: usize) -> [u16; 2];
+    unsafe fn pair(self, row: usize, pair: usize) -> [u16; 2];
 }
 
 #[derive(Clone, Copy)]
@@ -46,10 +50,13 @@ impl Left for InRows {
         }
         tile
     }
+}
+
+impl Eight for [*const u16; ROWS] {
     #[inline(always)]
-    unsafe fn pair(tile: [*const u16; ROWS], row: usize, pair: usize) -> [u16; 2] {
+    unsafe fn pair(self, row: usize, pair: usize) -> [u16; 2] {
         // SAFETY: by the contract.
-        unsafe { tile[row].add(2 * pair).cast::<[u16; 2]>().read() }
+        unsafe { self[row].add(2 * pair).cast::<[u16; 2]>().read() }
     }
 }
 
@@ -67,56 +74,70 @@ impl Left for SideBySide {
     fn tile(self, number: usize) -> Self::Tile {
         self.start.wrapping_add(number * self.stride)
     }
+}
+
+impl Eight for *const [[u16; 2]; ROWS] {
     #[inline(always)]
-    unsafe fn pair(tile: Self::Tile, row: usize, pair: usize) -> [u16; 2] {
+    unsafe fn pair(self, row: usize, pair: usize) -> [u16; 2] {
         // SAFETY: by the contract.
-        unsafe { (*tile.add(pair))[row] }
+        unsafe { (*self.add(pair))[row] }
+    }
+}
+
+/// Laid out by somebody else: where each row begins, and how far its next pair is.
+#[derive(Clone, Copy)]
+pub(super) struct Stepped(pub(super) [*const [u16; 2]; ROWS], pub(super) usize);
+
+impl Eight for Stepped {
+    #[inline(always)]
+    unsafe fn pair(self, row: usize, pair: usize) -> [u16; 2] {
+        // SAFETY: by the contract.
+        unsafe { self.0[row].add(pair * self.1).read() }
     }
 }
 
 /// `rows` and `pairs` of `a`, in `packed` where they cannot be read where they lie. What is returned points into one of both.
 #[inline(always)]
-pub(super) fn prepare(a: &Operand, rows: Range<usize>, pairs: Range<usize>, packed: &mut AlignedVec<u16>) -> Prepared {
+pub(super) fn prepare<S: Simd>(
+    s: S,
+    a: &Operand,
+    rows: Range<usize>,
+    pairs: Range<usize>,
+    packed: &mut AlignedVec<u16>,
+) -> Prepared {
     if a.transposed {
-        // An odd number of cache lines, so that tiles do not meet in the same sets of a cache.
+        // An odd number of cache lines, so that tiles do not meet in the same sets of a cache. Sixteen rows are packed at once.
         let stride = 2 * (pairs.len().div_ceil(2) | 1);
-        let packed = grown(packed, rows.len().div_ceil(ROWS) * stride * ROWS * 2);
+        let packed = grown(packed, rows.len().div_ceil(LANES) * 2 * stride * ROWS * 2);
         let tiles = packed.as_chunks_mut::<2>().0.as_chunks_mut::<ROWS>().0;
         match a.values {
-            Values::F32(values) => side_by_side(values, a, rows, pairs, stride, tiles),
-            Values::Bf16(values) => side_by_side(values, a, rows, pairs, stride, tiles),
+            Values::F32(values) => side_by_side(s, values, a, rows, pairs, stride, tiles),
+            Values::Bf16(values) => side_by_side(s, values, a, rows, pairs, stride, tiles),
         }
         return Prepared::SideBySide(SideBySide { start: tiles.as_ptr(), stride });
     }
-    Prepared::InRows(in_rows(a, rows, pairs, packed))
-}
-
-/// The same for rows, or a transposed operand turned into rows.
-#[inline(always)]
-pub(super) fn in_rows(a: &Operand, rows: Range<usize>, pairs: Range<usize>, packed: &mut AlignedVec<u16>) -> InRows {
     let count = rows.len();
-    let in_place = !a.transposed && 2 * pairs.end <= a.depth && !a.stride.is_multiple_of(ALIASING);
+    let in_place = 2 * pairs.end <= a.depth && !a.stride.is_multiple_of(ALIASING);
     if let (Values::Bf16(values), true) = (a.values, in_place) {
         let end = (rows.end - 1) * a.stride + 2 * pairs.end;
         let values = &values[rows.start * a.stride + 2 * pairs.start..end];
-        return InRows { start: values.as_ptr(), stride: a.stride, rows: count };
+        return Prepared::InRows(InRows { start: values.as_ptr(), stride: a.stride, rows: count });
     }
     let stride = 32 * (pairs.len().div_ceil(16) | 1);
     let packed = grown(packed, count * stride);
-    match (a.values, a.transposed) {
-        (Values::F32(values), false) => copy_rows(values, a, rows, pairs, stride, packed),
-        (Values::Bf16(values), false) => copy_rows(values, a, rows, pairs, stride, packed),
-        (Values::F32(values), true) => turn(values, a, rows, pairs, stride, packed),
-        (Values::Bf16(values), true) => turn(values, a, rows, pairs, stride, packed),
+    match a.values {
+        Values::F32(values) => copy_rows(s, values, a, rows, pairs, stride, packed),
+        Values::Bf16(values) => copy_rows(s, values, a, rows, pairs, stride, packed),
     }
-    InRows { start: packed.as_ptr(), stride, rows: count }
+    Prepared::InRows(InRows { start: packed.as_ptr(), stride, rows: count })
 }
 
 /// Rows of bf16 that start in the same set of the first-level cache: 4 KiB.
 const ALIASING: usize = 2048;
 
 #[inline(always)]
-fn copy_rows<T: Bits>(
+fn copy_rows<S: Simd, T: Number>(
+    s: S,
     values: &[T],
     a: &Operand,
     rows: Range<usize>,
@@ -126,28 +147,17 @@ fn copy_rows<T: Bits>(
 ) {
     let ks = 2 * pairs.start..(2 * pairs.end).min(a.depth);
     for (row, to) in rows.zip(to.chunks_exact_mut(stride)) {
-        let (to, rest) = to.split_at_mut(ks.len());
-        for (to, value) in to.iter_mut().zip(&values[row * a.stride..][ks.clone()]) {
-            *to = value.bits();
-        }
-        rest.fill(0);
-    }
-}
-
-#[inline(always)]
-fn turn<T: Bits>(values: &[T], a: &Operand, rows: Range<usize>, pairs: Range<usize>, stride: usize, to: &mut [u16]) {
-    let to = &mut to[..rows.len() * stride];
-    to.fill(0);
-    for (column, k) in (2 * pairs.start..(2 * pairs.end).min(a.depth)).enumerate() {
-        let values = &values[k * a.stride..][rows.clone()];
-        for (row, value) in to.chunks_exact_mut(stride).zip(values) {
-            row[column] = value.bits();
+        let from = &values[row * a.stride..][ks.clone()];
+        // Whole lanes of zeros behind the last: there is room for them.
+        for (from, to) in from.chunks(LANES).zip(to.as_chunks_mut::<LANES>().0) {
+            s.store_bf16(some(s, from), to);
         }
     }
 }
 
 #[inline(always)]
-fn side_by_side<T: Bits>(
+fn side_by_side<S: Simd, T: Number>(
+    s: S,
     values: &[T],
     a: &Operand,
     rows: Range<usize>,
@@ -155,33 +165,21 @@ fn side_by_side<T: Bits>(
     stride: usize,
     to: &mut [[[u16; 2]; ROWS]],
 ) {
+    let mut both = [[0; 2]; LANES];
     for (at, pair) in pairs.enumerate() {
-        let line = |k: usize| &values[k * a.stride..][rows.clone()];
-        let first = line(2 * pair);
-        if 2 * pair + 1 == a.depth {
-            for (tile, first) in first.chunks(ROWS).enumerate() {
-                let to = &mut to[tile * stride + at];
-                *to = [[0; 2]; ROWS];
-                for (to, first) in to.iter_mut().zip(first) {
-                    to[0] = first.bits();
-                }
-            }
-            continue;
-        }
-        let second = line(2 * pair + 1);
-        let ((firsts, first), (seconds, second)) = (first.as_chunks::<ROWS>(), second.as_chunks::<ROWS>());
-        for (tile, (first, second)) in firsts.iter().zip(seconds).enumerate() {
-            let to = &mut to[tile * stride + at];
-            for i in 0..ROWS {
-                to[i] = [first[i].bits(), second[i].bits()];
-            }
-        }
-        if !first.is_empty() {
-            let to = &mut to[firsts.len() * stride + at];
-            *to = [[0; 2]; ROWS];
-            for (to, (first, second)) in to.iter_mut().zip(first.iter().zip(second)) {
-                *to = [first.bits(), second.bits()];
-            }
+        let first = &values[2 * pair * a.stride..][rows.clone()];
+        let second = match 2 * pair + 1 < a.depth {
+            true => &values[(2 * pair + 1) * a.stride..][rows.clone()],
+            false => &[],
+        };
+        for sixteen in 0..rows.len().div_ceil(LANES) {
+            let from = sixteen * LANES;
+            let to_end = (from + LANES).min(rows.len());
+            let (first, second) = (&first[from..to_end], second.get(from..to_end).unwrap_or(&[]));
+            s.store_bf16_pairs(some(s, first), some(s, second), &mut both);
+            let (low, high) = both.split_at(ROWS);
+            to[2 * sixteen * stride + at].copy_from_slice(low);
+            to[(2 * sixteen + 1) * stride + at].copy_from_slice(high);
         }
     }
 }

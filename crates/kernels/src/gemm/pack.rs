@@ -3,9 +3,11 @@
 
 use std::ops::Range;
 
-use super::{LANES, Operand, Values, round_bf16};
+use super::{LANES, Operand, Values};
+use crate::format::blocks::f32_to_bf16;
 use crate::ops::Table;
-use crate::pool::Pool;
+use crate::pool::{Parts, Pool};
+use crate::simd::Simd;
 
 /// Panels that a task packs: large enough to be worth a task.
 const PANEL_PAIRS: usize = 4096;
@@ -17,82 +19,110 @@ pub(super) fn pack(table: &Table, pool: &Pool, b: &Operand, pairs: usize, out: &
     }
     let panels = b.rows.div_ceil(LANES);
     let each = PANEL_PAIRS.div_ceil(pairs);
-    let start = Start(out.as_mut_ptr());
+    let out = Parts::new(&mut out[..panels * pairs], pairs);
     pool.run(panels.div_ceil(each), |task, _| {
-        let start = &start;
         for panel in task * each..((task + 1) * each).min(panels) {
-            // SAFETY: panel < panels, and the buffer holds `pairs` entries for each; no other task has this panel.
-            let to = unsafe { std::slice::from_raw_parts_mut(start.0.add(panel * pairs), pairs) };
             let rows = panel * LANES..((panel + 1) * LANES).min(b.rows);
-            // SAFETY: the table's ISA is this CPU's.
-            unsafe { (table.gemm_pack)(b, rows, 0..pairs, to) }
+            // SAFETY: no other task has this panel; the table's ISA is this CPU's.
+            unsafe { (table.gemm_pack)(b, rows, 0..pairs, out.part(panel)) }
         }
     });
 }
 
-struct Start(*mut [[u16; 2]; LANES]);
-
-// SAFETY: tasks write different panels (see `pack`).
-unsafe impl Sync for Start {}
-
-/// `rows` (at most N) of `from`, `pairs` of it, side by side.
+/// `rows` (at most sixteen) of `from`, `pairs` of it, side by side.
 #[inline(always)]
-pub(crate) fn pack_columns<const N: usize>(
+pub(crate) fn pack_columns<S: Simd>(
+    s: S,
     from: &Operand,
     rows: Range<usize>,
     pairs: Range<usize>,
-    out: &mut [[[u16; 2]; N]],
+    out: &mut [[[u16; 2]; LANES]],
 ) {
     match (from.values, from.transposed) {
-        (Values::F32(values), false) => in_rows(values, from, rows, pairs, out),
-        (Values::Bf16(values), false) => in_rows(values, from, rows, pairs, out),
-        (Values::F32(values), true) => transposed(values, from, rows, pairs, out),
-        (Values::Bf16(values), true) => transposed(values, from, rows, pairs, out),
+        (Values::F32(values), false) => in_rows(s, values, from, rows, pairs, out),
+        (Values::Bf16(values), false) => in_rows(s, values, from, rows, pairs, out),
+        (Values::F32(values), true) => transposed(s, values, from, rows, pairs, out),
+        (Values::Bf16(values), true) => transposed(s, values, from, rows, pairs, out),
     }
 }
 
-/// What becomes bf16. A trait, since a closure would be compiled without the instructions of its ISA.
-pub(super) trait Bits: Copy {
+/// What becomes bf16.
+pub(super) trait Number: Copy {
+    const ZERO: Self;
+    fn lanes<S: Simd>(s: S, from: &[Self; LANES]) -> S::F;
     fn bits(self) -> u16;
 }
 
-impl Bits for f32 {
+impl Number for f32 {
+    const ZERO: f32 = 0.0;
+
+    #[inline(always)]
+    fn lanes<S: Simd>(s: S, from: &[f32; LANES]) -> S::F {
+        s.load(from)
+    }
     #[inline(always)]
     fn bits(self) -> u16 {
-        round_bf16(self)
+        f32_to_bf16(self)
     }
 }
 
-impl Bits for u16 {
+impl Number for u16 {
+    const ZERO: u16 = 0;
+
+    #[inline(always)]
+    fn lanes<S: Simd>(s: S, from: &[u16; LANES]) -> S::F {
+        s.load_bf16(from)
+    }
     #[inline(always)]
     fn bits(self) -> u16 {
         self
     }
 }
 
+/// Up to sixteen numbers, then zeros.
 #[inline(always)]
-fn in_rows<T: Bits, const N: usize>(
+pub(super) fn some<S: Simd, T: Number>(s: S, from: &[T]) -> S::F {
+    match from.first_chunk() {
+        Some(from) => T::lanes(s, from),
+        None => {
+            let mut padded = [T::ZERO; LANES];
+            padded[..from.len()].copy_from_slice(from);
+            T::lanes(s, &padded)
+        }
+    }
+}
+
+#[inline(always)]
+fn in_rows<S: Simd, T: Number>(
+    s: S,
     values: &[T],
     from: &Operand,
     rows: Range<usize>,
     pairs: Range<usize>,
-    out: &mut [[[u16; 2]; N]],
+    out: &mut [[[u16; 2]; LANES]],
 ) {
-    let ks = (2 * pairs.start).min(from.depth)..(2 * pairs.end).min(from.depth);
-    // Pairs wholly beyond the depth, where tiles want more than there are.
-    let (out, beyond) = out.split_at_mut(ks.len().div_ceil(2));
-    beyond.fill([[0; 2]; N]);
+    let ks = 2 * pairs.start..(2 * pairs.end).min(from.depth);
     for (column, i) in rows.clone().enumerate() {
         let row = &values[i * from.stride..][ks.clone()];
-        let (whole, odd) = row.as_chunks::<2>();
-        for (to, pair) in out.iter_mut().zip(whole) {
-            to[column] = [pair[0].bits(), pair[1].bits()];
+        let (whole, rest) = row.as_chunks::<{ 2 * LANES }>();
+        for (from, to) in whole.iter().zip(out.as_chunks_mut::<LANES>().0) {
+            // Rounded sixteen at a time, then each pair to its place.
+            let (mut low, mut high) = ([0; LANES], [0; LANES]);
+            s.store_bf16(some(s, &from[..LANES]), &mut low);
+            s.store_bf16(some(s, &from[LANES..]), &mut high);
+            let (to_low, to_high) = to.split_at_mut(LANES / 2);
+            for (to, pair) in to_low.iter_mut().zip(low.as_chunks::<2>().0) {
+                to[column] = *pair;
+            }
+            for (to, pair) in to_high.iter_mut().zip(high.as_chunks::<2>().0) {
+                to[column] = *pair;
+            }
         }
-        if let ([last], Some(to)) = (odd, out.last_mut()) {
-            to[column] = [last.bits(), 0];
+        for (to, pair) in out[whole.len() * LANES..].iter_mut().zip(rest.chunks(2)) {
+            to[column] = [pair[0].bits(), if pair.len() > 1 { pair[1].bits() } else { 0 }];
         }
     }
-    for column in rows.len()..N {
+    for column in rows.len()..LANES {
         for to in out.iter_mut() {
             to[column] = [0; 2];
         }
@@ -100,41 +130,20 @@ fn in_rows<T: Bits, const N: usize>(
 }
 
 #[inline(always)]
-fn transposed<T: Bits, const N: usize>(
+fn transposed<S: Simd, T: Number>(
+    s: S,
     values: &[T],
     from: &Operand,
     rows: Range<usize>,
     pairs: Range<usize>,
-    out: &mut [[[u16; 2]; N]],
+    out: &mut [[[u16; 2]; LANES]],
 ) {
     for (to, pair) in out.iter_mut().zip(pairs) {
-        if 2 * pair >= from.depth {
-            *to = [[0; 2]; N];
-            continue;
-        }
-        let first = &values[2 * pair * from.stride + rows.start..][..rows.len()];
-        let second = 2 * pair + 1;
-        if second == from.depth {
-            *to = [[0; 2]; N];
-            for (to, first) in to.iter_mut().zip(first) {
-                to[0] = first.bits();
-            }
-            continue;
-        }
-        let second = &values[second * from.stride + rows.start..][..rows.len()];
-        // The common case has a length that the compiler knows.
-        match (<&[T; N]>::try_from(first), <&[T; N]>::try_from(second)) {
-            (Ok(first), Ok(second)) => {
-                for i in 0..N {
-                    to[i] = [first[i].bits(), second[i].bits()];
-                }
-            }
-            _ => {
-                *to = [[0; 2]; N];
-                for (to, (first, second)) in to.iter_mut().zip(first.iter().zip(second)) {
-                    *to = [first.bits(), second.bits()];
-                }
-            }
-        }
+        let first = some(s, &values[2 * pair * from.stride + rows.start..][..rows.len()]);
+        let second = match 2 * pair + 1 < from.depth {
+            true => some(s, &values[(2 * pair + 1) * from.stride + rows.start..][..rows.len()]),
+            false => s.splat(0.0),
+        };
+        s.store_bf16_pairs(first, second, to);
     }
 }

@@ -3,14 +3,14 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::left::{Left, Prepared, prepare};
-use super::{Block, LANES, parts};
+use super::left::{Eight, Left, Prepared, Stepped, prepare};
+use super::{Begin, Block, LANES, parts};
 use crate::buffer::AlignedVec;
 use crate::matmul::{Then, grown};
 use crate::simd::Simd;
 
 /// Rows of a that are worked on together.
-pub(super) const ROWS: usize = 8;
+pub(crate) const ROWS: usize = 8;
 
 /// How a pair of ks is added to sixteen sums.
 pub(crate) trait Multiply<S: Simd>: Copy {
@@ -91,15 +91,15 @@ pub(super) fn with_scratch(f: impl FnOnce(&mut Scratch)) {
 /// A block of the product, part of the depth after part.
 #[inline(always)]
 pub(crate) fn block<S: Simd, M: Multiply<S>>(s: S, multiply: M, block: &Block, scratch: &mut Scratch) {
-    let Block { rows, columns, then, .. } = block;
+    let Block { rows, columns, .. } = block;
     let last = parts(block.pairs).count() - 1;
     let width = columns.len().next_multiple_of(LANES);
     // Sums go to and fro between `out` and registers; those that end as bf16 stay beside it until the last part.
     let sums = if block.out.is_bf16() { grown(&mut scratch.sums, rows.len() * width) } else { &mut [] };
     for (part, pairs) in parts(block.pairs).enumerate() {
-        let begun = part > 0 || *then == Then::Add;
-        let place = Place { block, begun, last: part == last, width };
-        match prepare(block.a, rows.clone(), pairs.clone(), &mut scratch.packed) {
+        let begin = if part > 0 { Begin::Out } else { block.begin };
+        let place = Place { block, begin, last: part == last, width };
+        match prepare(s, block.a, rows.clone(), pairs.clone(), &mut scratch.packed) {
             Prepared::InRows(a) => all_panels(s, multiply, &place, a, &pairs, sums),
             Prepared::SideBySide(a) => all_panels(s, multiply, &place, a, &pairs, sums),
         }
@@ -129,10 +129,81 @@ fn all_panels<S: Simd, M: Multiply<S>, L: Left>(
     }
 }
 
+/// Eight rows of a times one, two or three panels of b, laid out by the caller.
+pub(crate) struct Tile {
+    /// The first pair of each row.
+    pub a: [*const [u16; 2]; ROWS],
+    /// From a pair of a row to its next.
+    pub step: usize,
+    pub b: *const [[u16; 2]; LANES],
+    /// From a panel to the next.
+    pub stride: usize,
+    pub pairs: usize,
+    pub panels: usize,
+    /// (ROWS, width)
+    pub out: *mut f32,
+    pub width: usize,
+    pub then: Then,
+}
+
+/// # Safety
+/// All that `whole` speaks of must be there, and `out` be the caller's own.
+#[inline(always)]
+pub(crate) unsafe fn tile<S: Simd, M: Multiply<S>>(s: S, multiply: M, whole: &Tile) {
+    // SAFETY: by the contract.
+    unsafe {
+        match whole.panels {
+            1 if S::WIDE => part_of_tile::<S, M, 8, 1>(s, multiply, whole, 0, 0),
+            2 if S::WIDE => part_of_tile::<S, M, 8, 2>(s, multiply, whole, 0, 0),
+            3 if S::WIDE => part_of_tile::<S, M, 8, 3>(s, multiply, whole, 0, 0),
+            panels => {
+                for panel in 0..panels {
+                    part_of_tile::<S, M, 4, 1>(s, multiply, whole, 0, panel);
+                    part_of_tile::<S, M, 4, 1>(s, multiply, whole, 4, panel);
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+unsafe fn part_of_tile<S: Simd, M: Multiply<S>, const T: usize, const N: usize>(
+    s: S,
+    multiply: M,
+    whole: &Tile,
+    from: usize,
+    panel: usize,
+) {
+    let mut b: [&[[[u16; 2]; LANES]]; N] = [&[]; N];
+    for n in 0..N {
+        // SAFETY: by the contract.
+        b[n] = unsafe { std::slice::from_raw_parts(whole.b.add((panel + n) * whole.stride), whole.pairs) };
+    }
+    let mut acc = [[s.splat(0.0); N]; T];
+    if whole.then == Then::Add {
+        for t in 0..T {
+            for n in 0..N {
+                // SAFETY: by the contract.
+                acc[t][n] = s.load(unsafe { &*whole.out.add((from + t) * whole.width + (panel + n) * LANES).cast() });
+            }
+        }
+    }
+    let a = Stepped(whole.a, whole.step);
+    // SAFETY: by the contract.
+    unsafe { multiplied::<S, M, Stepped, T, N>(s, multiply, &mut acc, a, from, &b) }
+    for t in 0..T {
+        for n in 0..N {
+            // SAFETY: by the contract.
+            s.store(acc[t][n], unsafe { &mut *whole.out.add((from + t) * whole.width + (panel + n) * LANES).cast() });
+        }
+    }
+}
+
 struct Place<'a> {
     block: &'a Block<'a>,
-    /// There are sums to go on from.
-    begun: bool,
+    begin: Begin<'a>,
     /// The sums are whole after this part.
     last: bool,
     /// Of a row of sums beside `out`.
@@ -162,7 +233,7 @@ fn rows_of<S: Simd, M: Multiply<S>, L: Left, const T: usize, const N: usize>(
         while from < ROWS && tile * ROWS + from < block.rows.len() {
             let row = tile * ROWS + from;
             let mut acc = [[s.splat(0.0); N]; T];
-            if place.begun {
+            if !matches!(place.begin, Begin::Zero) {
                 for t in 0..T {
                     for n in 0..N {
                         acc[t][n] = read(s, place, row + t, panel + n, sums);
@@ -170,7 +241,7 @@ fn rows_of<S: Simd, M: Multiply<S>, L: Left, const T: usize, const N: usize>(
                 }
             }
             // SAFETY: `a` has the block's rows and these pairs.
-            unsafe { multiplied::<S, M, L, T, N>(s, multiply, &mut acc, a, from, &b) }
+            unsafe { multiplied::<S, M, L::Tile, T, N>(s, multiply, &mut acc, a, from, &b) }
             for t in 0..T {
                 for n in 0..N {
                     write(s, place, acc[t][n], row + t, panel + n, sums);
@@ -185,11 +256,11 @@ fn rows_of<S: Simd, M: Multiply<S>, L: Left, const T: usize, const N: usize>(
 /// # Safety
 /// The tile has as many pairs as each of `b`, and ROWS are T or more beyond `from`.
 #[inline(always)]
-unsafe fn multiplied<S: Simd, M: Multiply<S>, L: Left, const T: usize, const N: usize>(
+unsafe fn multiplied<S: Simd, M: Multiply<S>, A: Eight, const T: usize, const N: usize>(
     s: S,
     multiply: M,
     acc: &mut [[S::F; N]; T],
-    a: L::Tile,
+    a: A,
     from: usize,
     b: &[&[[[u16; 2]; LANES]]; N],
 ) {
@@ -207,7 +278,7 @@ unsafe fn multiplied<S: Simd, M: Multiply<S>, L: Left, const T: usize, const N: 
         }
         for t in 0..T {
             // SAFETY: by the contract.
-            let a = unsafe { L::pair(a, from + t, k) };
+            let a = unsafe { a.pair(from + t, k) };
             for n in 0..N {
                 sums[t][n] = multiply.add(s, sums[t][n], columns[n], a);
             }
@@ -224,6 +295,14 @@ fn read<S: Simd>(s: S, place: &Place, row: usize, panel: usize, sums: &[f32]) ->
         return s.splat(0.0);
     }
     let column = panel * LANES;
+    if let Begin::At(begin) = place.begin {
+        let len = LANES.min(block.columns.end - column);
+        let from = &begin[block.out.at(block.rows.start + row, column)..][..len];
+        return match <&[f32; LANES]>::try_from(from) {
+            Ok(from) => s.load(from),
+            Err(_) => crate::simd::load_part(s, from),
+        };
+    }
     if block.out.is_bf16() {
         let at = row * place.width + column - block.columns.start;
         return s.load(sums[at..].first_chunk().unwrap_or(&[0.0; LANES]));

@@ -7,14 +7,15 @@ use crate::activations::{self, Activations, BlockRowMut};
 use crate::amx;
 use crate::attention::page::{Store, store_head};
 use crate::attention::pairs::Widened;
-use crate::attention::{AttentionArgs, SharedParts, tile};
+use crate::attention::{AttentionArgs, tile};
 use crate::elementwise;
 use crate::format::Matrix;
-use crate::gemm::{self, Block, Operand};
+use crate::gemm::{self, Block, Operand, Tile};
 use crate::isa::Isa;
 use crate::low_rank;
 use crate::matmul::{self, Columns, Scratch, panel_formats};
 use crate::norm;
+use crate::pool::Parts;
 use crate::rope::{self, RopeLayout};
 use crate::simd;
 use crate::softmax;
@@ -26,7 +27,7 @@ pub(crate) struct Table {
     pub isa: Isa,
     /// See `Ops::numerics_version`.
     pub numerics: &'static str,
-    pub attend: unsafe fn(&AttentionArgs, Range<usize>, usize, &mut tile::Scratch, &SharedParts<f32>),
+    pub attend: unsafe fn(&AttentionArgs, Range<usize>, usize, &mut tile::Scratch, &Parts<f32>),
     pub store_head: unsafe fn(&Store, usize),
     /// In the order of `matmul::panel_index`.
     pub panel: [unsafe fn(&[u8], &Activations, Range<usize>, &mut Scratch, &mut [[f32; 16]]); 6],
@@ -48,16 +49,17 @@ pub(crate) struct Table {
     pub to_bf16: unsafe fn(&[f32], &mut [u16]),
     pub norm_forward: unsafe fn(&[f32], &[f32], f32, &mut [u16]) -> f32,
     pub norm_backward: unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]),
-    pub norm_weights: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
+    pub norm_weights: unsafe fn(&[f32], &[f32], &[f32], (usize, usize), &mut [f32]),
     pub swiglu_forward: unsafe fn(&[u16], &[u16], &mut [u16]),
     pub swiglu_backward: unsafe fn(&[u16], &[u16], &[f32], &mut [u16], &mut [u16]),
     pub cross_entropy: unsafe fn(&[f32], usize, f32, &mut [f32], &mut [u16]) -> (f32, bool),
     pub adamw: unsafe fn(&mut [f32], &[f32], &mut [f32], &mut [f32], &AdamStep),
     pub attention_forward: unsafe fn(&Attention, &Part, *mut u16, *mut f32, &mut AttentionScratch),
-    pub attention_backward: unsafe fn(&Attention, &Outputs, &Part, *mut f32, &mut AttentionScratch),
+    pub attention_backward: unsafe fn(&Attention, &Outputs, &Part, *mut u16, &mut AttentionScratch),
     pub gemm_pack: unsafe fn(&Operand, Range<usize>, Range<usize>, &mut [[[u16; 2]; gemm::LANES]]),
     pub gemm_block: unsafe fn(&Block, &mut gemm::Scratch),
     pub low_rank: unsafe fn(&[u8], &[f32], &mut [f32], bool),
+    pub gemm_tile: unsafe fn(&Tile),
 }
 
 pub(crate) fn of(isa: Isa) -> &'static Table {
@@ -133,16 +135,17 @@ macro_rules! table {
                 gemm_pack,
                 gemm_block,
                 low_rank,
+                gemm_tile,
             };
 
             #$attribute
-            fn attend(args: &AttentionArgs, rows: Range<usize>, kv_head: usize, scratch: &mut tile::Scratch, out: &SharedParts<f32>) {
+            fn attend(args: &AttentionArgs, rows: Range<usize>, kv_head: usize, scratch: &mut tile::Scratch, out: &Parts<f32>) {
                 tile::attend($token, Widened, args, rows, kv_head, scratch, out);
             }
 
             #$attribute
             fn gemm_pack(b: &Operand, rows: Range<usize>, pairs: Range<usize>, out: &mut [[[u16; 2]; gemm::LANES]]) {
-                gemm::pack_columns(b, rows, pairs, out);
+                gemm::pack_columns($token, b, rows, pairs, out);
             }
 
             #$attribute
@@ -153,7 +156,7 @@ macro_rules! table {
             }
 
             #$attribute
-            fn attention_backward(args: &Attention, outputs: &Outputs, part: &Part, dqkv: *mut f32, scratch: &mut AttentionScratch) {
+            fn attention_backward(args: &Attention, outputs: &Outputs, part: &Part, dqkv: *mut u16, scratch: &mut AttentionScratch) {
                 let s = $token;
                 // SAFETY: the contract of the entry is that of the function.
                 unsafe { training::backward(s, args, outputs, part, dqkv, scratch) }
@@ -162,6 +165,13 @@ macro_rules! table {
             #$attribute
             fn gemm_block(block: &Block, scratch: &mut gemm::Scratch) {
                 gemm::block($token, gemm::Multiplied, block, scratch);
+            }
+
+            #$attribute
+            fn gemm_tile(tile: &Tile) {
+                let s = $token;
+                // SAFETY: the contract of the entry is that of the function.
+                unsafe { gemm::tile(s, gemm::Multiplied, tile) }
             }
 
             functions! { $token, $attribute,
@@ -188,7 +198,7 @@ macro_rules! table {
                 to_bf16 = training::to_bf16, (x: &[f32], out: &mut [u16]);
                 norm_forward = training::norm_forward, (x: &[f32], w: &[f32], eps: f32, out: &mut [u16]) -> f32;
                 norm_backward = training::norm_backward, (dy: &[f32], x: &[f32], w: &[f32], rstd: f32, dx: &mut [f32]);
-                norm_weights = training::norm_weights, (dy: &[f32], x: &[f32], rstd: f32, dw: &mut [f32]);
+                norm_weights = training::norm_weights, (dy: &[f32], x: &[f32], rstd: &[f32], place: (usize, usize), dw: &mut [f32]);
                 swiglu_forward = training::swiglu_forward, (gate: &[u16], up: &[u16], out: &mut [u16]);
                 swiglu_backward = training::swiglu_backward, (gate: &[u16], up: &[u16], da: &[f32], dgate: &mut [u16], dup: &mut [u16]);
                 cross_entropy = training::cross_entropy, (logits: &[f32], target: usize, weight: f32, exps: &mut [f32], slopes: &mut [u16]) -> (f32, bool);
@@ -270,13 +280,7 @@ static AVX512_BF16: Table = {
         matmul::bf16_panel(s, pairs, panel, x, rows, scratch, tile);
     }
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16")]
-    fn attend(
-        args: &AttentionArgs,
-        rows: Range<usize>,
-        kv_head: usize,
-        scratch: &mut tile::Scratch,
-        out: &SharedParts<f32>,
-    ) {
+    fn attend(args: &AttentionArgs, rows: Range<usize>, kv_head: usize, scratch: &mut tile::Scratch, out: &Parts<f32>) {
         // SAFETY: the very features are enabled here.
         let (s, pairs) = unsafe { (simd::Avx512::assume(), simd::DotBf16::assume()) };
         tile::attend(s, pairs, args, rows, kv_head, scratch, out);
@@ -287,8 +291,13 @@ static AVX512_BF16: Table = {
         let (s, dot) = unsafe { (simd::Avx512::assume(), simd::DotBf16::assume()) };
         gemm::block(s, gemm::Dotted(dot), block, scratch);
     }
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16")]
+    fn gemm_tile(tile: &Tile) {
+        // SAFETY: the very features are enabled here; the contract of the entry is that of the function.
+        unsafe { gemm::tile(simd::Avx512::assume(), gemm::Dotted(simd::DotBf16::assume()), tile) }
+    }
     let [_, q8_0, q4_0, q4_k, q5_k, q6_k] = avx512::TABLE.panel;
-    Table { panel: [panel_bf16, q8_0, q4_0, q4_k, q5_k, q6_k], attend, gemm_block, ..avx512::TABLE }
+    Table { panel: [panel_bf16, q8_0, q4_0, q4_k, q5_k, q6_k], attend, gemm_block, gemm_tile, ..avx512::TABLE }
 };
 
 /// `$base`, whose products of panels are made in tiles.

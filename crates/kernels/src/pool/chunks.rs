@@ -1,6 +1,6 @@
 //! Buffers split among the tasks of one job: the safe way for many threads to write into one buffer.
 
-use super::Pool;
+use super::{Parts, Pool};
 
 impl Pool {
     /// Cuts each buffer into chunks of as many values as stand beside it, the last one shorter, and calls
@@ -15,7 +15,7 @@ impl Pool {
     ) {
         let parts = buffers.map(|(buffer, len)| {
             assert!(len > 0, "chunks have values");
-            Parts { start: buffer.as_mut_ptr(), values: buffer.len(), len }
+            Parts::new(buffer, len)
         });
         let tasks = parts.first().map_or(0, Parts::count);
         assert!(parts.iter().all(|part| part.count() == tasks), "as many chunks of each buffer");
@@ -25,31 +25,6 @@ impl Pool {
         });
     }
 }
-
-struct Parts<T> {
-    start: *mut T,
-    values: usize,
-    len: usize,
-}
-
-impl<T> Parts<T> {
-    fn count(&self) -> usize {
-        self.values.div_ceil(self.len)
-    }
-
-    /// # Safety
-    /// The buffer must be borrowed exclusively for as long as the result lives, and no part asked for twice meanwhile.
-    #[expect(clippy::mut_from_ref, reason = "the caller keeps the parts apart")]
-    unsafe fn part(&self, number: usize) -> &mut [T] {
-        let first = number * self.len;
-        assert!(first < self.values);
-        // SAFETY: inside the buffer, since first < values; not aliased, by the contract above.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(first), self.len.min(self.values - first)) }
-    }
-}
-
-// SAFETY: tasks hold different parts, by the contract of `part`.
-unsafe impl<T: Send> Sync for Parts<T> {}
 
 #[cfg(test)]
 mod tests {

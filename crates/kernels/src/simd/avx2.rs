@@ -352,6 +352,16 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    fn store_bf16_pairs(self, first: F, second: F, to: &mut [[u16; 2]; 16]) {
+        unsafe {
+            for half in 0..2 {
+                let low = _mm256_srli_epi32::<16>(_mm256_castps_si256(round_bf16_half(first[half])));
+                let both = _mm256_or_si256(low, _mm256_castps_si256(round_bf16_half(second[half])));
+                _mm256_storeu_si256(to.as_mut_ptr().add(8 * half).cast(), both);
+            }
+        }
+    }
+    #[inline(always)]
     fn sqrt(self, a: F) -> F {
         both!(_mm256_sqrt_ps, a)
     }

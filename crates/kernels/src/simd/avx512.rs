@@ -280,6 +280,14 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    fn store_bf16_pairs(self, first: __m512, second: __m512, to: &mut [[u16; 2]; 16]) {
+        unsafe {
+            let low = _mm512_srli_epi32::<16>(_mm512_castps_si512(self.round_bf16(first)));
+            let both = _mm512_or_si512(low, _mm512_castps_si512(self.round_bf16(second)));
+            _mm512_storeu_si512(to.as_mut_ptr().cast(), both);
+        }
+    }
+    #[inline(always)]
     fn sqrt(self, a: __m512) -> __m512 {
         unsafe { _mm512_sqrt_ps(a) }
     }

@@ -249,6 +249,13 @@ impl Simd for Scalar {
         }
     }
     #[inline(always)]
+    fn store_bf16_pairs(self, first: [f32; 16], second: [f32; 16], to: &mut [[u16; 2]; 16]) {
+        let (first, second) = (self.round_bf16(first), self.round_bf16(second));
+        for i in 0..16 {
+            to[i] = [(first[i].to_bits() >> 16) as u16, (second[i].to_bits() >> 16) as u16];
+        }
+    }
+    #[inline(always)]
     fn sqrt(self, a: [f32; 16]) -> [f32; 16] {
         a.map(f32::sqrt)
     }

@@ -1,21 +1,26 @@
-//! Causal attention inside documents, forward and backward, made of the products of `gemm/tile.rs`. A task has some query rows
-//! (forward) or all rows (backward) of one document and one kv head; scores of a block of rows with all keys they see lie side by
-//! side in scratch. Every chain begins at its document's start, wherever that lies in the batch.
+//! Causal attention inside documents, made of tiles of eight query rows: their scores with the keys that they see, the softmax, and
+//! the sums of values follow one another while all of it lies in the first-level cache. A task has some query rows (forward) or
+//! all rows (backward, `attention/slopes.rs`) of one document and one kv head. Every chain begins at its document's start,
+//! wherever that lies in the batch; what a row does not see has the share 0, and adds nothing.
+
+mod slopes;
 
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::{Heads, Span};
+use super::{Heads, Span, rows};
 use crate::buffer::AlignedVec;
-use crate::elementwise::dot;
-use crate::gemm::{self, Block, LANES, Operand, Target, Values};
+use crate::exp::exp_lanes;
+use crate::gemm::{LANES, Operand, ROWS, Tile, Values};
 use crate::math::ln;
 use crate::matmul::{Then, grown};
 use crate::ops::Table;
 use crate::simd::Simd;
-use crate::softmax::exp_and_sum;
 
-/// Query rows of a block: even, so that pairs of rows never cross one.
+pub(crate) use slopes::{Outputs, backward};
+
+/// Query rows of a block, for which keys and values are packed once. Even, so that pairs of rows never cross one, and a multiple
+/// of the lanes.
 pub(super) const BLOCK_ROWS: usize = 128;
 
 /// What all tasks share.
@@ -24,7 +29,7 @@ pub(crate) struct Attention<'a> {
     pub shape: Heads,
     pub window: Option<usize>,
     pub scale: f32,
-    /// The products of the ISA, behind pointers: written out at each of their ten places they would be most of this crate's code.
+    /// The products of the ISA, behind pointers: written out at each of their places they would be most of this crate's code.
     pub table: &'static Table,
 }
 
@@ -38,16 +43,16 @@ pub(crate) struct Part {
 /// What a thread keeps between tasks.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
-    gemm: gemm::Scratch,
-    /// Keys and values, packed: for scores, and for sums over keys.
+    /// Keys and values as right operands: for scores, and for sums over keys.
     keys: AlignedVec<u16>,
     values: AlignedVec<u16>,
-    others: AlignedVec<u16>,
-    /// (BLOCK_ROWS, keys)
+    across: AlignedVec<u16>,
+    /// (ROWS, keys)
     scores: AlignedVec<f32>,
-    slopes: AlignedVec<f32>,
     shares: AlignedVec<u16>,
-    slope_bits: AlignedVec<u16>,
+    /// (ROWS, E)
+    sums: AlignedVec<f32>,
+    slopes: slopes::Scratch,
 }
 
 thread_local! {
@@ -56,6 +61,18 @@ thread_local! {
 
 pub(super) fn with_scratch(f: impl FnOnce(&mut Scratch)) {
     SCRATCH.with_borrow_mut(f);
+}
+
+/// Up to eight query rows, and the keys that they see.
+struct Eight {
+    /// Of the document.
+    rows: Range<usize>,
+    /// The first key's place in the block: a multiple of the lanes, so that a key's lane depends on its place alone.
+    first: usize,
+    /// Behind the last.
+    end: usize,
+    /// Of sixteen keys.
+    panels: usize,
 }
 
 impl Attention<'_> {
@@ -80,11 +97,25 @@ impl Attention<'_> {
         Operand::transposed(values, self.shape.head_dim, rows.len()).with_stride(self.columns())
     }
 
-    /// The keys that some of `rows` see. From a multiple of the lanes on, so that a key's lane depends on its place alone; an even
-    /// number from the document's start, so that pairs do, too.
+    /// The keys that some of `rows` see. From a multiple of the lanes on, which is even, so that pairs of keys are the document's.
     fn seen(&self, rows: &Range<usize>) -> Range<usize> {
-        let first = self.window.map_or(0, |window| (rows.start + 1).saturating_sub(window));
-        first / LANES * LANES..rows.end
+        self.first_seen(rows.start) / LANES * LANES..rows.end
+    }
+
+    fn first_seen(&self, row: usize) -> usize {
+        self.window.map_or(0, |window| (row + 1).saturating_sub(window))
+    }
+
+    fn eight(&self, start: usize, end: usize, seen: &Range<usize>) -> Eight {
+        let rows = start..(start + ROWS).min(end);
+        let first = self.first_in(start, seen);
+        let end = rows.end - seen.start;
+        Eight { rows, first, end, panels: (end - first).div_ceil(LANES) }
+    }
+
+    /// The place of the first of the sixteen keys of which the eight rows from `start` on see one.
+    fn first_in(&self, start: usize, seen: &Range<usize>) -> usize {
+        (self.first_seen(start) - seen.start) / LANES * LANES
     }
 
     fn key_head(&self, kv_head: usize) -> usize {
@@ -96,8 +127,15 @@ impl Attention<'_> {
     }
 }
 
+/// Panels of an operand, one behind the other.
+#[derive(Clone, Copy)]
+struct Packed<'a> {
+    panels: &'a [[[u16; 2]; LANES]],
+    pairs: usize,
+}
+
 /// `b` packed as products read it.
-fn packed<'a>(table: &Table, b: &Operand, buffer: &'a mut AlignedVec<u16>) -> (&'a [[[u16; 2]; LANES]], usize) {
+fn packed<'a>(table: &Table, b: &Operand, buffer: &'a mut AlignedVec<u16>) -> Packed<'a> {
     let pairs = b.depth.div_ceil(2);
     let panels = b.rows.div_ceil(LANES);
     let to = grown(buffer, panels * pairs * LANES * 2).as_chunks_mut::<2>().0.as_chunks_mut::<LANES>().0;
@@ -106,21 +144,56 @@ fn packed<'a>(table: &Table, b: &Operand, buffer: &'a mut AlignedVec<u16>) -> (&
         // SAFETY: the table's ISA is this CPU's.
         unsafe { (table.gemm_pack)(b, rows, 0..pairs, &mut to[panel * pairs..][..pairs]) };
     }
-    (to, pairs)
+    Packed { panels: to, pairs }
 }
 
-fn multiply(
+/// Eight rows, and how many pairs their next pair lies further.
+#[derive(Clone, Copy)]
+struct Lines {
+    starts: [*const [u16; 2]; ROWS],
+    step: usize,
+}
+
+/// Eight rows of `from`, `first` values into each; where there are fewer, the last one again.
+fn lines(from: &[u16], stride: usize, rows: usize, first: usize) -> Lines {
+    let mut starts = [std::ptr::null(); ROWS];
+    for (i, start) in starts.iter_mut().enumerate() {
+        *start = from[i.min(rows - 1) * stride + first..].as_ptr().cast();
+    }
+    Lines { starts, step: 1 }
+}
+
+/// Eight rows, of which the pairs of `b` from `first` on are used, times `panels` of it from `panel` on. out: (ROWS, width).
+///
+/// # Safety
+/// The rows have `pairs` pairs. All else is checked.
+unsafe fn multiply(
     table: &Table,
-    a: &Operand,
-    (b, pairs): (&[[[u16; 2]; LANES]], usize),
-    columns: usize,
-    out: Target,
+    a: Lines,
+    b: Packed,
+    (panel, panels): (usize, usize),
+    (first, pairs): (usize, usize),
+    out: &mut [f32],
+    width: usize,
     then: Then,
-    scratch: &mut gemm::Scratch,
 ) {
-    let block = Block { a, b, pairs, rows: 0..a.rows, columns: 0..columns, out, then };
-    // SAFETY: the table's ISA is this CPU's; `out` is the caller's own.
-    unsafe { (table.gemm_block)(&block, scratch) };
+    assert!((panel + panels) * b.pairs <= b.panels.len() && first + pairs <= b.pairs, "the panels are there");
+    assert!(out.len() >= (ROWS - 1) * width + panels * LANES, "and so is room");
+    for from in (0..panels).step_by(3) {
+        let tile = Tile {
+            a: a.starts,
+            step: a.step,
+            b: b.panels[(panel + from) * b.pairs + first..].as_ptr(),
+            stride: b.pairs,
+            pairs,
+            panels: (panels - from).min(3),
+            out: out[from * LANES..].as_mut_ptr(),
+            width,
+            then,
+        };
+        // SAFETY: the table's ISA is this CPU's; the operands are there, by the contract and by what was checked.
+        unsafe { (table.gemm_tile)(&tile) };
+    }
 }
 
 /// o: (T, H·E), lse: (T, H), of which the task writes its rows and its kv head's query heads.
@@ -137,157 +210,75 @@ pub(crate) unsafe fn forward<S: Simd>(
     scratch: &mut Scratch,
 ) {
     let Heads { heads, kv_heads, head_dim } = args.shape;
-    let group = heads / kv_heads;
+    let (group, wide) = (heads / kv_heads, head_dim.next_multiple_of(LANES));
     let (document, rows) = (part.document, part.rows.clone());
     let seen = args.seen(&rows);
     let width = seen.len().next_multiple_of(LANES);
     let keys = packed(args.table, &args.rows(document, seen.clone(), args.key_head(part.kv_head)), &mut scratch.keys);
     let values =
         packed(args.table, &args.across(document, seen.clone(), args.value_head(part.kv_head)), &mut scratch.values);
-    let scores = grown(&mut scratch.scores, rows.len() * width);
-    let shares = grown(&mut scratch.shares, rows.len() * width);
+    let scores = grown(&mut scratch.scores, ROWS * width);
+    let shares = grown(&mut scratch.shares, ROWS * width);
+    let sums = grown(&mut scratch.sums, ROWS * wide);
     for head in part.kv_head * group..(part.kv_head + 1) * group {
-        let queries = args.rows(document, rows.clone(), head);
-        let to = Target::f32_at(scores.as_mut_ptr(), width);
-        multiply(args.table, &queries, keys, seen.len(), to, Then::Store, &mut scratch.gemm);
-        let lines = scores.chunks_exact_mut(width).zip(shares.chunks_exact_mut(width));
-        for (row, (scores, shares)) in rows.clone().zip(lines) {
-            hide(args, row, &seen, scores);
-            scaled(s, args.scale, scores);
-            // exp_and_sum subtracts the largest; the logarithm needs it, too.
-            let most = scores[crate::softmax::argmax(s, scores)];
-            let sum = exp_and_sum(s, scores);
-            scaled(s, 1.0 / sum, scores);
-            super::rows::to_bf16(s, scores, shares);
-            // SAFETY: this row and head are the task's.
-            unsafe { lse.add((document.start + row) * heads + head).write(most + ln(sum)) };
-        }
-        let shares = Operand::rows(Values::Bf16(shares), rows.len(), seen.len()).with_stride(width);
-        let first = ((document.start + rows.start) * heads + head) * head_dim;
-        // SAFETY: inside of `o`, by the contract.
-        let to = Target::bf16_at(unsafe { o.add(first) }, heads * head_dim);
-        multiply(args.table, &shares, values, head_dim, to, Then::Store, &mut scratch.gemm);
-    }
-}
-
-/// What the backward pass reads beside.
-pub(crate) struct Outputs<'a> {
-    pub o: &'a [u16],
-    pub lse: &'a [f32],
-    pub d_o: &'a [f32],
-}
-
-/// dqkv: (T, (H+2K)·E), zeros where the task's keys and values are; of which it writes its document's rows, its kv head and its
-/// query heads.
-///
-/// # Safety
-/// No other task may have the same document and kv head; the buffer must hold all rows.
-#[inline(always)]
-pub(crate) unsafe fn backward<S: Simd>(
-    s: S,
-    args: &Attention,
-    outputs: &Outputs,
-    part: &Part,
-    dqkv: *mut f32,
-    scratch: &mut Scratch,
-) {
-    let Heads { heads, kv_heads, head_dim } = args.shape;
-    let group = heads / kv_heads;
-    let document = part.document;
-    let (key_head, value_head) = (args.key_head(part.kv_head), args.value_head(part.kv_head));
-    let mut start = part.rows.start;
-    while start < part.rows.end {
-        let rows = start..(start + BLOCK_ROWS).min(part.rows.end);
-        start = rows.end;
-        let seen = args.seen(&rows);
-        let width = seen.len().next_multiple_of(LANES);
-        let keys = packed(args.table, &args.rows(document, seen.clone(), key_head), &mut scratch.keys);
-        let values = packed(args.table, &args.rows(document, seen.clone(), value_head), &mut scratch.values);
-        for head in part.kv_head * group..(part.kv_head + 1) * group {
-            let scores = grown(&mut scratch.scores, rows.len() * width);
-            let slopes = grown(&mut scratch.slopes, rows.len() * width);
-            let shares = grown(&mut scratch.shares, rows.len() * width);
-            let slope_bits = grown(&mut scratch.slope_bits, rows.len() * width);
-            let queries = args.rows(document, rows.clone(), head);
-            let to = Target::f32_at(scores.as_mut_ptr(), width);
-            multiply(args.table, &queries, keys, seen.len(), to, Then::Store, &mut scratch.gemm);
-            let first = ((document.start + rows.start) * heads + head) * head_dim;
-            let (d_o, stride) = (&outputs.d_o[first..], heads * head_dim);
-            let slope = Operand::rows(Values::F32(d_o), rows.len(), head_dim).with_stride(stride);
-            let to = Target::f32_at(slopes.as_mut_ptr(), width);
-            multiply(args.table, &slope, values, seen.len(), to, Then::Store, &mut scratch.gemm);
-            for (i, row) in rows.clone().enumerate() {
-                let scores = &mut scores[i * width..][..width];
-                hide(args, row, &seen, scores);
-                let lse = outputs.lse[(document.start + row) * heads + head];
-                let delta = weighted(s, &outputs.o[first + i * stride..][..head_dim], &d_o[i * stride..][..head_dim]);
-                let slopes = &mut slopes[i * width..][..width];
-                // Beyond the keys nothing was written.
-                slopes[seen.len()..].fill(0.0);
-                through_softmax(s, scores, slopes, [args.scale, lse, delta]);
-                super::rows::to_bf16(s, scores, &mut shares[i * width..][..width]);
-                super::rows::to_bf16(s, slopes, &mut slope_bits[i * width..][..width]);
+        for start in rows.clone().step_by(ROWS) {
+            let eight = args.eight(start, rows.end, &seen);
+            let queries = &args.qkv[args.at(document, start, head)..];
+            let queries = lines(queries, args.columns(), eight.rows.len(), 0);
+            let panels = (eight.first / LANES, eight.panels);
+            // SAFETY: a query has as many pairs as a key.
+            unsafe {
+                multiply(args.table, queries, keys, panels, (0, keys.pairs), scores, width, Then::Store);
             }
-            let columns = args.columns();
-            // SAFETY: inside of `dqkv`, by the contract; the rows, the query head and the kv head are the task's.
-            let to = |row, head| unsafe { Target::f32_at(dqkv.add(args.at(document, row, head)), columns) };
-            let slopes = Values::Bf16(slope_bits);
-            let others = packed(args.table, &args.across(document, seen.clone(), key_head), &mut scratch.others);
-            let slope = Operand::rows(slopes, rows.len(), seen.len()).with_stride(width);
-            multiply(args.table, &slope, others, head_dim, to(rows.start, head), Then::Store, &mut scratch.gemm);
-            let others = packed(args.table, &args.across(document, rows.clone(), head), &mut scratch.others);
-            let slope = Operand::transposed(slopes, seen.len(), rows.len()).with_stride(width);
-            multiply(args.table, &slope, others, head_dim, to(seen.start, key_head), Then::Add, &mut scratch.gemm);
-            let slope = Operand::transposed(Values::F32(d_o), head_dim, rows.len()).with_stride(stride);
-            let others = packed(args.table, &slope, &mut scratch.others);
-            let shares = Operand::transposed(Values::Bf16(shares), seen.len(), rows.len()).with_stride(width);
-            multiply(args.table, &shares, others, head_dim, to(seen.start, value_head), Then::Add, &mut scratch.gemm);
+            for (i, row) in eight.rows.clone().enumerate() {
+                let scores = &mut scores[i * width..][..eight.panels * LANES];
+                hide(args, row, seen.start + eight.first, scores);
+                let sum = softmax(s, args.scale, scores, &mut shares[i * width..][..eight.panels * LANES]);
+                // SAFETY: this row and head are the task's.
+                unsafe { lse.add((document.start + row) * heads + head).write(sum) };
+            }
+            let shares = lines(shares, width, eight.rows.len(), 0);
+            let pairs = (eight.first / 2, (eight.end - eight.first).div_ceil(2));
+            // SAFETY: the shares go on until the last of sixteen keys.
+            unsafe { multiply(args.table, shares, values, (0, wide / LANES), pairs, sums, wide, Then::Store) };
+            for (i, row) in eight.rows.enumerate() {
+                let first = ((document.start + row) * heads + head) * head_dim;
+                // SAFETY: inside of `o`, by the contract; this row and head are the task's.
+                let to = unsafe { std::slice::from_raw_parts_mut(o.add(first), head_dim) };
+                rows::to_bf16(s, &sums[i * wide..][..head_dim], to);
+            }
         }
     }
 }
 
-/// What `row` does not see gets the share 0.
+/// What `row` does not see gets the share 0. `scores` begin with the key `first`.
 #[inline(always)]
-fn hide(args: &Attention, row: usize, seen: &Range<usize>, scores: &mut [f32]) {
-    scores[row + 1 - seen.start..].fill(f32::NEG_INFINITY);
-    if let Some(window) = args.window {
-        let first = (row + 1).saturating_sub(window).saturating_sub(seen.start);
-        scores[..first].fill(f32::NEG_INFINITY);
-    }
+fn hide(args: &Attention, row: usize, first: usize, scores: &mut [f32]) {
+    scores[row + 1 - first..].fill(f32::NEG_INFINITY);
+    scores[..args.first_seen(row).saturating_sub(first)].fill(f32::NEG_INFINITY);
 }
 
+/// shares = the softmax of scale·scores, whole lanes of them. Returns the logarithm of the sum.
 #[inline(always)]
-fn scaled<S: Simd>(s: S, scale: f32, x: &mut [f32]) {
-    let scale = s.splat(scale);
-    for x in x.as_chunks_mut::<LANES>().0 {
-        let product = s.mul(s.load(x), scale);
-        s.store(product, x);
+fn softmax<S: Simd>(s: S, scale: f32, scores: &mut [f32], shares: &mut [u16]) -> f32 {
+    let scores = scores.as_chunks_mut::<LANES>().0;
+    let (factor, mut most) = (s.splat(scale), s.splat(f32::NEG_INFINITY));
+    for score in &mut *scores {
+        let scaled = s.mul(s.load(score), factor);
+        most = s.max(scaled, most);
+        s.store(scaled, score);
     }
-}
-
-/// Σ o·d_o
-#[inline(always)]
-fn weighted<S: Simd>(s: S, o: &[u16], d_o: &[f32]) -> f32 {
-    // A head is short: its bf16 are widened into a buffer of its own.
-    let mut sum = 0.0;
-    let mut wide = [0.0; 64];
-    for (o, d_o) in o.chunks(64).zip(d_o.chunks(64)) {
-        for (to, bits) in wide.iter_mut().zip(o) {
-            *to = f32::from_bits(u32::from(*bits) << 16);
-        }
-        sum += dot(s, &wide[..o.len()], d_o);
+    let most = s.largest(most);
+    let (shift, mut sums) = (s.splat(most), s.splat(0.0));
+    for score in &mut *scores {
+        let e = exp_lanes(s, s.sub(s.load(score), shift));
+        sums = s.add(sums, e);
+        s.store(e, score);
     }
-    sum
-}
-
-/// scores become shares p = exp(scale·score − lse), slopes become p·(slope − delta)·scale.
-#[inline(always)]
-fn through_softmax<S: Simd>(s: S, scores: &mut [f32], slopes: &mut [f32], [scale, lse, delta]: [f32; 3]) {
-    let (factor, lse, delta) = (s.splat(scale), s.splat(lse), s.splat(delta));
-    for (score, slope) in scores.as_chunks_mut::<LANES>().0.iter_mut().zip(slopes.as_chunks_mut::<LANES>().0) {
-        let share = crate::exp::exp_lanes(s, s.sub(s.mul(s.load(score), factor), lse));
-        let turned = s.mul(s.mul(share, s.sub(s.load(slope), delta)), factor);
-        s.store(share, score);
-        s.store(turned, slope);
+    let sum = s.sum(sums);
+    let inverse = s.splat(1.0 / sum);
+    for (score, share) in scores.iter().zip(shares.as_chunks_mut::<LANES>().0) {
+        s.store_bf16(s.mul(s.load(score), inverse), share);
     }
+    most + ln(sum)
 }

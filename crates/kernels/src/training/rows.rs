@@ -4,7 +4,6 @@
 use crate::exp::exp_lanes;
 use crate::math::ln;
 use crate::simd::{LANES, Simd, load_bf16_part, load_part, store_bf16_part, store_part};
-use crate::softmax::exp_and_sum;
 
 use super::AdamStep;
 
@@ -64,6 +63,25 @@ pub(crate) fn to_bf16<S: Simd>(s: S, x: &[f32], out: &mut [u16]) {
     });
 }
 
+/// out = −x.
+#[inline(always)]
+pub(super) fn negate<S: Simd>(s: S, x: &[f32], out: &mut [f32]) {
+    let zero = s.splat(-0.0);
+    lanes!(x.len(), |at, whole| {
+        put(s, s.sub(zero, get(s, &x[at.clone()], whole)), &mut out[at], whole);
+    });
+}
+
+/// Σ a·b through sixteen lanes.
+#[inline(always)]
+pub(super) fn dot_bf16<S: Simd>(s: S, a: &[u16], b: &[u16]) -> f32 {
+    let mut sums = s.splat(0.0);
+    lanes!(a.len(), |at, whole| {
+        sums = s.fma(get_bf16(s, &a[at.clone()], whole), get_bf16(s, &b[at], whole), sums);
+    });
+    s.sum(sums)
+}
+
 /// Returns 1 / √(mean x² + eps).
 #[inline(always)]
 pub(crate) fn norm_forward<S: Simd>(s: S, x: &[f32], w: &[f32], eps: f32, out: &mut [u16]) -> f32 {
@@ -94,14 +112,24 @@ pub(crate) fn norm_backward<S: Simd>(s: S, dy: &[f32], x: &[f32], w: &[f32], rst
     });
 }
 
-/// dw += dy·x·rstd for some columns of one row.
+/// dw += Σ dy·x·rstd down the rows, for the columns from `first` on of rows of `d`.
 #[inline(always)]
-pub(crate) fn norm_weights<S: Simd>(s: S, dy: &[f32], x: &[f32], rstd: f32, dw: &mut [f32]) {
-    let scale = s.splat(rstd);
+pub(crate) fn norm_weights<S: Simd>(
+    s: S,
+    dy: &[f32],
+    x: &[f32],
+    rstd: &[f32],
+    (d, first): (usize, usize),
+    dw: &mut [f32],
+) {
     lanes!(dw.len(), |at, whole| {
-        let normed = s.mul(get(s, &x[at.clone()], whole), scale);
-        let before = get(s, &dw[at.clone()], whole);
-        put(s, s.fma(get(s, &dy[at.clone()], whole), normed, before), &mut dw[at], whole);
+        let mut sums = get(s, &dw[at.clone()], whole);
+        let from = first + at.start..first + at.end;
+        for (row, rstd) in rstd.iter().enumerate() {
+            let (dy, x) = (&dy[row * d..][from.clone()], &x[row * d..][from.clone()]);
+            sums = s.fma(get(s, dy, whole), s.mul(get(s, x, whole), s.splat(*rstd)), sums);
+        }
+        put(s, sums, &mut dw[at], whole);
     });
 }
 
@@ -143,10 +171,17 @@ pub(crate) fn cross_entropy<S: Simd>(
     exps: &mut [f32],
     slope: &mut [u16],
 ) -> (f32, bool) {
-    let best = crate::softmax::argmax(s, logits);
-    exps.copy_from_slice(logits);
-    let sum = exp_and_sum(s, exps);
-    let loss = logits[best] + ln(sum) - logits[target];
+    let most = crate::softmax::largest(s, logits);
+    let (shift, mut sums) = (s.splat(most), s.splat(0.0));
+    lanes!(logits.len(), |at, whole| {
+        put(s, exp_lanes(s, s.sub(get(s, &logits[at.clone()], whole), shift)), &mut exps[at.clone()], whole);
+        // Loaded back, so that what is beyond the end adds zeros.
+        sums = s.add(sums, get(s, &exps[at], whole));
+    });
+    let sum = s.sum(sums);
+    let loss = most + ln(sum) - logits[target];
+    // The first of equals is the most likely.
+    let best = logits[target] == most && !logits[..target].contains(&most);
     let share = weight / sum;
     let scale = s.splat(share);
     lanes!(exps.len(), |at, whole| {
@@ -156,7 +191,7 @@ pub(crate) fn cross_entropy<S: Simd>(
     let mut one = [0];
     store_bf16_part(s, s.splat(exps[target].mul_add(share, -weight)), &mut one);
     slope[target] = one[0];
-    (loss, best == target)
+    (loss, best)
 }
 
 #[inline(always)]

@@ -88,6 +88,12 @@ fn every_layout_and_shape_has_the_bits_of_the_specification() {
                         let place = OutMut::f32(&mut out).with_stride(columns + 2);
                         ops.gemm(&pool, a, b, place, Then::Add);
                         let want = expected(&a, &b, |i, j| before[i * (columns + 2) + j]);
+                        let mut apart = vec![7.0; before.len()];
+                        let place = OutMut::f32(&mut apart).with_stride(columns + 2).onto(&before);
+                        ops.gemm(&pool, a, b, place, Then::Store);
+                        for (apart, out) in apart.chunks(columns + 2).zip(out.chunks(columns + 2)) {
+                            assert!(bits(&apart[..columns]) == bits(&out[..columns]), "{name}");
+                        }
                         for (i, row) in out.chunks(columns + 2).enumerate() {
                             assert!(bits(&row[..columns]) == bits(&want[i * columns..][..columns]), "{name}");
                             // Beyond the columns nothing is touched.

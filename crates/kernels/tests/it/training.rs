@@ -164,6 +164,12 @@ fn attended(qkv: &[f64], at: Heads, starts: &[u32], window: Option<usize>, scale
     out
 }
 
+/// Positions and a table by which nothing turns.
+fn still(rows: usize, head_dim: usize) -> (Vec<u32>, RopeTable) {
+    let (cos, sin) = (vec![1.0; head_dim / 2], vec![0.0; head_dim / 2]);
+    (vec![0; rows], RopeTable { cos, sin, layout: RopeLayout::Halves })
+}
+
 fn starts(lengths: &[usize]) -> Vec<u32> {
     let mut all = Vec::new();
     for length in lengths {
@@ -183,20 +189,22 @@ fn attention_and_its_slopes() {
         let starts = starts(&[7, 1, 18]);
         let rows = starts.len();
         let qkv = bf16(&numbers(7, rows * at.columns()).iter().map(|x| x * 2.0).collect::<Vec<_>>());
-        let d_o = numbers(8, rows * at.heads * at.head_dim);
+        let d_o = bf16(&numbers(8, rows * at.heads * at.head_dim));
+        let (positions, still) = still(rows, at.head_dim);
         let (o, dqkv) = everywhere(|ops, pool| {
             let (mut o, mut lse) = (vec![0; d_o.len()], vec![0.0; rows * at.heads]);
-            let mut dqkv = vec![9.0; qkv.len()];
+            let mut dqkv = vec![9; qkv.len()];
             ops.attention_forward(pool, &qkv, &at, &starts, window, 0.3, &mut o, &mut lse);
-            ops.attention_backward(pool, &qkv, &at, &starts, window, 0.3, &o, &lse, &d_o, &mut dqkv);
+            let forward = (&o[..], &lse[..]);
+            ops.attention_backward(pool, &qkv, &at, &starts, window, 0.3, forward, &d_o, &positions, &still, &mut dqkv);
             (o, dqkv)
         });
-        let (qkv, d_o) = (wide(&qkv), singles(&d_o).collect::<Vec<f64>>());
+        let (qkv, d_o) = (wide(&qkv), wide(&d_o));
         let exact = |qkv: &[f64]| attended(qkv, at, &starts, window, 0.3);
         assert!(error(wide(&o), &exact(&qkv)) < 1e-2, "{at:?}");
         let slope = slopes(&qkv, |qkv| weighted(&exact(qkv), &d_o));
         // bf16 shares and slopes: two to three decimal digits of the largest.
-        assert!(error(singles(&dqkv), &slope) < 1.5e-2, "{at:?} {}", error(singles(&dqkv), &slope));
+        assert!(error(wide(&dqkv), &slope) < 1.5e-2, "{at:?} {}", error(wide(&dqkv), &slope));
     }
 }
 
@@ -206,19 +214,23 @@ fn long_documents_cross_blocks_and_keep_their_bits_wherever_they_lie() {
     for window in [None, Some(150)] {
         let length = 301;
         let document = numbers(9, length * at.columns());
-        let slope = numbers(10, length * at.heads * at.head_dim);
+        let slope = bf16(&numbers(10, length * at.heads * at.head_dim));
         let run = |before: usize, after: usize| {
             let starts = starts(&[before, length, after]);
             let rows = starts.len();
             let mut qkv = bf16(&numbers(11, rows * at.columns()));
             qkv[before * at.columns()..][..document.len()].copy_from_slice(&bf16(&document));
-            let mut d_o = numbers(12, rows * at.heads * at.head_dim);
+            let mut d_o = bf16(&numbers(12, rows * at.heads * at.head_dim));
+            let (positions, still) = still(rows, at.head_dim);
             d_o[before * at.heads * at.head_dim..][..slope.len()].copy_from_slice(&slope);
             let (o, dqkv) = everywhere(|ops, pool| {
                 let (mut o, mut lse) = (vec![0; d_o.len()], vec![0.0; rows * at.heads]);
-                let mut dqkv = vec![0.0; qkv.len()];
+                let mut dqkv = vec![0; qkv.len()];
                 ops.attention_forward(pool, &qkv, &at, &starts, window, 0.4, &mut o, &mut lse);
-                ops.attention_backward(pool, &qkv, &at, &starts, window, 0.4, &o, &lse, &d_o, &mut dqkv);
+                let forward = (&o[..], &lse[..]);
+                ops.attention_backward(
+                    pool, &qkv, &at, &starts, window, 0.4, forward, &d_o, &positions, &still, &mut dqkv,
+                );
                 (o, dqkv)
             });
             let o = o[before * at.heads * at.head_dim..][..slope.len()].to_vec();
@@ -233,29 +245,44 @@ fn long_documents_cross_blocks_and_keep_their_bits_wherever_they_lie() {
 }
 
 #[test]
-fn rope_turns_back() {
+fn rotation_and_its_slopes() {
     let at = Heads { heads: 2, kv_heads: 1, head_dim: 12 };
-    let positions = [0, 3, 1, 2];
+    let (positions, starts) = ([0, 3, 1, 2], [0; 4]);
     let angle = |i: usize| (i / 6) as f64 * 0.1_f64.powi((i % 6) as i32);
     for layout in [RopeLayout::Halves, RopeLayout::Interleaved] {
         let cos = (0..24).map(|i| angle(i).cos() as f32).collect();
         let table = RopeTable { cos, sin: (0..24).map(|i| angle(i).sin() as f32).collect(), layout };
         let qkv = numbers(13, positions.len() * at.columns());
+        let d_o = bf16(&numbers(14, positions.len() * at.heads * at.head_dim));
+        let turned_by = |qkv: &[f64]| -> Vec<f64> {
+            let mut qkv = qkv.to_vec();
+            for (row, position) in qkv.chunks_mut(at.columns()).zip(positions) {
+                for head in row.chunks_mut(12).take(3) {
+                    for i in 0..6 {
+                        let (a, b) = if layout == RopeLayout::Halves { (i, i + 6) } else { (2 * i, 2 * i + 1) };
+                        let (sin, cos) = angle(position as usize * 6 + i).sin_cos();
+                        (head[a], head[b]) = (head[a] * cos - head[b] * sin, head[b] * cos + head[a] * sin);
+                    }
+                }
+            }
+            qkv
+        };
         let (turned, back) = everywhere(|ops, pool| {
             let mut turned = vec![0; qkv.len()];
             ops.rope_forward(pool, &qkv, &at, &positions, &table, &mut turned);
-            let wide: Vec<f32> = wide(&turned).iter().map(|x| *x as f32).collect();
+            let (mut o, mut lse) = (vec![0; d_o.len()], vec![0.0; 4 * at.heads]);
+            ops.attention_forward(pool, &turned, &at, &starts, None, 0.3, &mut o, &mut lse);
             let mut back = vec![0; qkv.len()];
-            ops.rope_backward(pool, &wide, &at, &positions, &table, &mut back);
+            let forward = (&o[..], &lse[..]);
+            ops.attention_backward(
+                pool, &turned, &at, &starts, None, 0.3, forward, &d_o, &positions, &table, &mut back,
+            );
             (turned, back)
         });
-        let qkv: Vec<f64> = singles(&qkv).collect();
-        assert!(error(wide(&back), &qkv) < 1e-2);
-        // The first row stands at 0, the others do not; values never turn.
-        let columns = at.columns();
-        assert!(error(wide(&turned[..columns]), &qkv[..columns]) < 4e-3);
-        assert!(error(wide(&turned[columns..columns + 12]), &qkv[columns..columns + 12]) > 0.1);
-        assert!(error(wide(&turned[2 * columns - 12..2 * columns]), &qkv[2 * columns - 12..2 * columns]) < 4e-3);
+        let (qkv, d_o) = (singles(&qkv).collect::<Vec<f64>>(), wide(&d_o));
+        assert!(error(wide(&turned), &turned_by(&qkv)) < 4e-3);
+        let loss = |qkv: &[f64]| weighted(&attended(&turned_by(qkv), at, &starts, None, 0.3), &d_o);
+        assert!(error(wide(&back), &slopes(&qkv, loss)) < 1.5e-2, "{layout:?}");
     }
 }
 

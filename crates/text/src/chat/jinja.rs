@@ -52,6 +52,30 @@ impl Template {
 
     /// `ask`: with what makes the model answer, unless it goes on with the last message.
     pub fn render(&self, conversation: &Conversation, ask: bool) -> Result<Vec<Segment>, TextError> {
+        self.compiled(|compiled| compiled.render(conversation, ask))
+    }
+
+    /// Lets `work` render any number of conversations, for one compilation and one thread.
+    pub fn compiled<T: Send>(
+        &self,
+        work: impl FnOnce(&Compiled) -> Result<T, TextError> + Send,
+    ) -> Result<T, TextError> {
+        apart(|| {
+            let program = bounded::compile(&self.source).map_err(|error| broken(&error))?;
+            work(&Compiled { template: self, program })
+        })
+    }
+}
+
+/// A template, ready to be rendered. Only on the stack that `compiled` gives.
+pub(super) struct Compiled<'t> {
+    template: &'t Template,
+    program: bounded::Compiled<'t>,
+}
+
+impl Compiled<'_> {
+    pub fn render(&self, conversation: &Conversation, ask: bool) -> Result<Vec<Segment>, TextError> {
+        let Self { template, program } = self;
         let continues = conversation.messages.last().is_some_and(|last| last.role == Role::Assistant && last.prefix);
         let mut messages: Vec<Value> = conversation.messages.iter().map(message).collect();
         if continues && let Some(Value::Object(last)) = messages.last_mut() {
@@ -67,8 +91,8 @@ impl Template {
             ("documents", Value::Null),
             ("add_generation_prompt", (ask && !continues).into()),
             ("continue_final_message", continues.into()),
-            ("bos_token", self.bos.clone().into()),
-            ("eos_token", self.eos.clone().into()),
+            ("bos_token", template.bos.clone().into()),
+            ("eos_token", template.eos.clone().into()),
         ]
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value))
@@ -77,11 +101,9 @@ impl Template {
             context.insert("reasoning_effort".to_owned(), clean(effort).into());
             context.insert("enable_thinking".to_owned(), (effort != "none").into());
         }
-        let mut text = apart(|| {
-            let environment = environment(now_s, &Budget::new());
-            bounded::render(&self.source, &environment, Jinja::from_serialize(&context))
-                .map_err(|error| refused(&error).unwrap_or_else(|| broken(&error)))
-        })?;
+        let environment = environment(now_s, &Budget::new());
+        let mut text = bounded::run(program, &environment, Jinja::from_serialize(&context))
+            .map_err(|error| refused(&error).unwrap_or_else(|| broken(&error)))?;
         if continues {
             let Some(at) = text.find(CUT) else {
                 return Err(TextError::Conversation {
@@ -90,9 +112,11 @@ impl Template {
             };
             text.truncate(at);
         }
-        Ok(self.segments(&text))
+        Ok(template.segments(&text))
     }
+}
 
+impl Template {
     /// Cuts rendered text at the markers.
     fn segments(&self, text: &str) -> Vec<Segment> {
         let mut segments = Vec::new();

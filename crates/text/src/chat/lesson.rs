@@ -36,14 +36,30 @@ impl ChatFormat {
     pub fn lessons(
         &self,
         conversation: &Conversation,
-        learnt: impl Fn(usize) -> bool,
+        learnt: impl Fn(usize) -> bool + Send,
     ) -> Result<Vec<Lesson>, TextError> {
         for tool in &conversation.tools {
             check_shape(&tool.parameters)?;
         }
+        match &self.kind {
+            Kind::Jinja(template) => template.compiled(|compiled| {
+                self.rendered_lessons(conversation, learnt, &|conversation, ask| compiled.render(conversation, ask))
+            }),
+            Kind::Mistral(instruct) => {
+                self.rendered_lessons(conversation, learnt, &|conversation, _| instruct.render(conversation))
+            }
+        }
+    }
+
+    fn rendered_lessons(
+        &self,
+        conversation: &Conversation,
+        learnt: impl Fn(usize) -> bool,
+        render: Render,
+    ) -> Result<Vec<Lesson>, TextError> {
         let answers = conversation.messages.iter().enumerate();
         let answers = answers.filter(|(at, message)| message.role == Role::Assistant && learnt(*at));
-        let mut turns = answers.map(|(at, _)| self.turn(conversation, at)).collect::<Result<Vec<_>, _>>()?;
+        let mut turns = answers.map(|(at, _)| self.turn(conversation, at, render)).collect::<Result<Vec<_>, _>>()?;
         let mut lessons = Vec::new();
         // From the end: each lesson is as long as it can be, and takes every earlier answer that it shows unchanged.
         while let Some(last) = turns.pop() {
@@ -83,16 +99,16 @@ impl ChatFormat {
     }
 
     /// The conversation up to the answer `message`, and where that begins and ends.
-    fn turn(&self, conversation: &Conversation, message: usize) -> Result<Turn, TextError> {
+    fn turn(&self, conversation: &Conversation, message: usize, render: Render) -> Result<Turn, TextError> {
         let until = |end: usize| Conversation {
             messages: conversation.messages.iter().take(end).cloned().collect(),
             ..conversation.clone()
         };
-        let prompt = self.segments(&until(message), true)?;
-        let mut segments = self.segments(&until(message + 1), false)?;
+        let prompt = render(&until(message), true)?;
+        let mut segments = render(&until(message + 1), false)?;
         let start = if let Some(start) = after(&prompt, &segments) {
             start
-        } else if after(&self.segments(&until(message), false)?, &segments).is_some() {
+        } else if after(&render(&until(message), false)?, &segments).is_some() {
             // The generation prompt says more than the history keeps, such as an opened thought.
             shared(&prompt, &segments)
         } else if let Some(answer) = behind(&prompt, &segments) {
@@ -124,15 +140,10 @@ impl ChatFormat {
         let end = Cut { segment: segments.len(), byte: 0 };
         Ok(Turn { message, segments, start, end, closed, alone: false })
     }
-
-    /// `ask`: with what makes the model answer.
-    fn segments(&self, conversation: &Conversation, ask: bool) -> Result<Vec<Segment>, TextError> {
-        match &self.kind {
-            Kind::Jinja(template) => template.render(conversation, ask),
-            Kind::Mistral(instruct) => instruct.render(conversation),
-        }
-    }
 }
+
+/// The segments of a conversation; `true`: with what makes the model answer.
+type Render<'a> = &'a dyn Fn(&Conversation, bool) -> Result<Vec<Segment>, TextError>;
 
 struct Turn {
     message: usize,

@@ -65,21 +65,21 @@ impl fmt::Write for Paying<'_> {
 }
 
 /// Renders `source` with `context` as its variables.
-pub(super) fn render(source: &str, environment: &Environment, context: Value) -> Result<String, Error> {
-    let (main, blocks) = compile(source)?;
+pub(super) fn run((main, blocks): &Compiled, environment: &Environment, context: Value) -> Result<String, Error> {
     let mut text = String::new();
     // Macros called after the end of the template would need its state; nothing does.
     Vm::new(environment).eval(
-        &main,
+        main,
         context,
-        &blocks,
+        blocks,
         &mut minijinja::machinery::make_string_output(&mut text),
         AutoEscape::None,
     )?;
     Ok(text)
 }
 
-type Compiled<'a> = (Instructions<'a>, BTreeMap<&'a str, Instructions<'a>>);
+/// A template's main program, and those of its blocks.
+pub(super) type Compiled<'a> = (Instructions<'a>, BTreeMap<&'a str, Instructions<'a>>);
 
 pub(super) fn compile(source: &str) -> Result<Compiled<'_>, Error> {
     let spaces = WhitespaceConfig { keep_trailing_newline: false, lstrip_blocks: true, trim_blocks: true };

@@ -11,7 +11,15 @@ use super::sample;
 /// # Panics
 /// When a vocabulary that was accepted does not keep its promises.
 pub fn run(bytes: &[u8]) {
-    let gguf = Gguf::parse(bytes).ok().map(|gguf| Tokenizer::from_gguf(&gguf));
+    let gguf = Gguf::parse(bytes).ok();
+    // In the other format's files: refused, or the same; both are checked there.
+    if let Some(Ok(files)) = gguf.as_ref().map(falaj_text::hugging_face_files) {
+        assert!(files.iter().any(|(name, _)| *name == "tokenizer.json"));
+    }
+    for name in ["tokenizer.json", "tokenizer.model"] {
+        let _ = falaj_text::gguf_metadata(&[(name, bytes.to_vec())], 4096);
+    }
+    let gguf = gguf.map(|gguf| Tokenizer::from_gguf(&gguf));
     let loaded = [
         Some(Tokenizer::from_tokenizer_json(bytes)),
         Some(Tokenizer::from_tekken(bytes)),

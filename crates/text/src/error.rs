@@ -10,6 +10,9 @@ pub enum TextError {
     /// Something is larger than this crate allows.
     #[error("{what} is {got}, more than the limit of {max}; make it smaller")]
     TooLarge { what: &'static str, got: usize, max: usize },
+    /// A tokenizer that the other format cannot say, or only with other tokens.
+    #[error("the tokenizer can't be written as {form}: {reason}")]
+    Conversion { form: &'static str, reason: String },
     /// The model's chat template is broken, or does more than it may.
     #[error("the chat template failed: {reason}")]
     Template { reason: String },

@@ -6,6 +6,7 @@
 
 mod chat;
 mod conversation;
+mod conversion;
 mod detokenizer;
 mod error;
 mod grammar;
@@ -16,6 +17,7 @@ mod tokenizer;
 
 pub use chat::{Answer, ChatFormat, InstructVersion, Lesson, Prompt, ToolSyntax};
 pub use conversation::{Conversation, Message, Part, Role, Tool, ToolCall, ToolChoice};
+pub use conversion::{gguf_metadata, hugging_face_files};
 pub use detokenizer::Detokenizer;
 pub use error::TextError;
 pub use grammar::{Grammar, GrammarCompiler, Matcher};

@@ -31,14 +31,17 @@ impl ModelText {
     /// like), with `tokenizer_config.json`, `chat_template.jinja` and `generation_config.json` beside it. Only files in
     /// `names` are read: whoever checked digests passes the names that were checked, so that a file added later is not used.
     pub fn from_dir(dir: &Path, names: &BTreeSet<String>) -> Result<Self, TextError> {
-        let dir = &Folder { dir, names };
+        Self::from_folder(&Folder::Disk { dir, names })
+    }
+
+    pub(crate) fn from_folder(dir: &Folder) -> Result<Self, TextError> {
         let config = read_json(dir, "tokenizer_config.json")?;
         let mut version = None;
-        let mut tokenizer = if let Some(bytes) = read(dir, "tekken.json")? {
+        let mut tokenizer = if let Some(bytes) = dir.read("tekken.json")? {
             let tokenizer = Tokenizer::from_tekken(&bytes)?;
             version = tokenizer.instruct_version()?;
             tokenizer
-        } else if let Some(bytes) = read(dir, "tokenizer.json")? {
+        } else if let Some(bytes) = dir.read("tokenizer.json")? {
             Tokenizer::from_tokenizer_json(&bytes)?
         } else {
             let (bytes, found) = read_sentencepiece(dir)?;
@@ -47,7 +50,7 @@ impl ModelText {
         };
         apply_config(&mut tokenizer, config.as_ref(), read_json(dir, "generation_config.json")?.as_ref());
         let tokenizer = Arc::new(tokenizer);
-        let template = match read(dir, "chat_template.jinja")? {
+        let template = match dir.read("chat_template.jinja")? {
             Some(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
             None => config.as_ref().and_then(template_of),
         };
@@ -56,7 +59,7 @@ impl ModelText {
             (_, Some(version)) => Some(ChatFormat::mistral(version, &tokenizer)?),
             (Some(template), None) => Some(ChatFormat::jinja(&template, &tokenizer)?),
             // Mistral's own layout without a version in a file's name.
-            (None, None) if names.contains("params.json") => {
+            (None, None) if dir.has("params.json") => {
                 Some(ChatFormat::mistral(version_of_vocabulary(&tokenizer), &tokenizer)?)
             }
             (None, None) => None,
@@ -99,7 +102,7 @@ fn apply_config(tokenizer: &mut Tokenizer, config: Option<&Value>, generation: O
 }
 
 /// A template, or the one named `default` of a list.
-fn template_of(config: &Value) -> Option<String> {
+pub(crate) fn template_of(config: &Value) -> Option<String> {
     match config.get("chat_template")? {
         Value::String(template) => Some(template.clone()),
         Value::Array(list) => {
@@ -111,15 +114,15 @@ fn template_of(config: &Value) -> Option<String> {
 }
 
 /// `tokenizer.model`, or the newest `tokenizer.model.vN`, whose name tells the instruct version.
-fn read_sentencepiece(dir: &Folder) -> Result<(Vec<u8>, Option<InstructVersion>), TextError> {
+pub(crate) fn read_sentencepiece(dir: &Folder) -> Result<(Vec<u8>, Option<InstructVersion>), TextError> {
     for version in ["v7m1", "v7", "v3", "v2", "v1"] {
         for name in [format!("tokenizer.model.{version}"), format!("mistral_instruct_tokenizer.model.{version}")] {
-            if let Some(bytes) = read(dir, &name)? {
+            if let Some(bytes) = dir.read(&name)? {
                 return Ok((bytes, Some(version.parse()?)));
             }
         }
     }
-    match read(dir, "tokenizer.model")? {
+    match dir.read("tokenizer.model")? {
         Some(bytes) => Ok((bytes, None)),
         None => Err(TextError::File {
             format: "model's",
@@ -128,31 +131,43 @@ fn read_sentencepiece(dir: &Folder) -> Result<(Vec<u8>, Option<InstructVersion>)
     }
 }
 
-/// A folder of which only these files count.
-struct Folder<'a> {
-    dir: &'a Path,
-    names: &'a BTreeSet<String>,
+/// Files by name: those of a folder that count, or some that were just made.
+pub(crate) enum Folder<'a> {
+    Disk { dir: &'a Path, names: &'a BTreeSet<String> },
+    Memory(&'a [(&'static str, Vec<u8>)]),
 }
 
-fn read(folder: &Folder, name: &str) -> Result<Option<Vec<u8>>, TextError> {
-    if !folder.names.contains(name) {
-        return Ok(None);
+impl Folder<'_> {
+    pub fn has(&self, name: &str) -> bool {
+        match self {
+            Folder::Disk { names, .. } => names.contains(name),
+            Folder::Memory(files) => files.iter().any(|(known, _)| *known == name),
+        }
     }
-    let path = folder.dir.join(name);
-    let fail = |error: std::io::Error| TextError::File { format: "model's", reason: format!("`{name}`: {error}") };
-    match std::fs::metadata(&path) {
-        Err(error) => Err(fail(error)),
-        Ok(file) if file.len() > MAX_FILE_BYTES => Err(TextError::TooLarge {
-            what: "a tokenizer file",
-            got: usize::try_from(file.len()).unwrap_or(usize::MAX),
-            max: MAX_FILE_BYTES as usize,
-        }),
-        Ok(_) => std::fs::read(&path).map(Some).map_err(fail),
+
+    pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>, TextError> {
+        let path = match self {
+            Folder::Memory(files) => {
+                return Ok(files.iter().find(|(known, _)| *known == name).map(|(_, bytes)| bytes.clone()));
+            }
+            Folder::Disk { names, .. } if !names.contains(name) => return Ok(None),
+            Folder::Disk { dir, .. } => dir.join(name),
+        };
+        let fail = |error: std::io::Error| TextError::File { format: "model's", reason: format!("`{name}`: {error}") };
+        match std::fs::metadata(&path) {
+            Err(error) => Err(fail(error)),
+            Ok(file) if file.len() > MAX_FILE_BYTES => Err(TextError::TooLarge {
+                what: "a tokenizer file",
+                got: usize::try_from(file.len()).unwrap_or(usize::MAX),
+                max: MAX_FILE_BYTES as usize,
+            }),
+            Ok(_) => std::fs::read(&path).map(Some).map_err(fail),
+        }
     }
 }
 
-fn read_json(dir: &Folder, name: &str) -> Result<Option<Value>, TextError> {
-    let Some(bytes) = read(dir, name)? else { return Ok(None) };
+pub(crate) fn read_json(dir: &Folder, name: &str) -> Result<Option<Value>, TextError> {
+    let Some(bytes) = dir.read(name)? else { return Ok(None) };
     serde_json::from_slice(&bytes)
         .map(Some)
         .map_err(|error| TextError::File { format: "model's", reason: format!("`{name}`: {error}") })

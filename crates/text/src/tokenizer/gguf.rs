@@ -162,13 +162,13 @@ fn words(gguf: &Gguf) -> Result<Vec<&str>, TextError> {
 /// The kind of each token, as SentencePiece numbers them; all normal when the file does not say.
 fn kinds(gguf: &Gguf, count: usize) -> Result<Vec<u64>, TextError> {
     if !gguf.metadata.contains_key("tokenizer.ggml.token_type") {
-        return Ok(vec![sentencepiece::NORMAL; count]);
+        return Ok(vec![sentencepiece::kind::NORMAL; count]);
     }
     let kinds = gguf.i32s("tokenizer.ggml.token_type").map_err(fail)?;
     if kinds.len() != count {
         return Err(reason(format!("it has {count} tokens and {} token types", kinds.len())));
     }
-    Ok(kinds.iter().map(|kind| u64::try_from(*kind).unwrap_or(sentencepiece::NORMAL)).collect())
+    Ok(kinds.iter().map(|kind| u64::try_from(*kind).unwrap_or(sentencepiece::kind::NORMAL)).collect())
 }
 
 fn optional<'a, T: FromValue<'a>>(gguf: &'a Gguf, key: &str) -> Result<Option<T>, TextError> {

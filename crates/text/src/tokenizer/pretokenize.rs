@@ -28,21 +28,13 @@ impl Pretokenizer {
 
     /// The patterns a GGUF names in `tokenizer.ggml.pre`. Source: llama.cpp's list of pre-tokenizer types.
     pub fn named(name: &str) -> Result<Self, TextError> {
-        let patterns: &[&str] = match name {
-            "llama-bpe" | "llama3" | "llama-v3" | "smaug-bpe" | "dbrx" => &[LLAMA3],
-            "tekken" | "pixtral" => &[TEKKEN],
-            "gpt-2" | "gpt2" | "phi-2" | "jina-es" | "jina-de" | "mpt" | "olmo" | "" => &[GPT2],
-            "qwen2" | "deepseek-r1-qwen" | "stablelm2" | "megrez" => &[QWEN2],
-            "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "granite" => &[r"\p{N}", GPT2],
-            "default" => &[r"[\p{P}\$\+<=>\^~\|]+", GPT2_OPEN, r"\p{N}+", "[0-9][0-9][0-9]"],
-            other => {
-                let known = "llama-bpe, tekken, gpt-2, qwen2, smollm, starcoder, default";
-                let name: String = other.chars().take(40).collect();
-                return Err(TextError::File {
-                    format: "GGUF",
-                    reason: format!("its pre-tokenizer `{name}` is unknown; known ones are {known}"),
-                });
-            }
+        let Some((_, patterns)) = PRETOKENIZERS.iter().find(|(names, _)| names.contains(&name)) else {
+            let known = "llama-bpe, tekken, gpt-2, qwen2, smollm, starcoder, default";
+            let name: String = name.chars().take(40).collect();
+            return Err(TextError::File {
+                format: "GGUF",
+                reason: format!("its pre-tokenizer `{name}` is unknown; known ones are {known}"),
+            });
         };
         Self::new("GGUF", patterns)
     }
@@ -74,9 +66,19 @@ fn split_with(patterns: &[Regex], text: &str, piece: &mut dyn FnMut(&str)) {
     split_with(rest, text.get(from..).unwrap_or(""), piece);
 }
 
+/// What GGUF calls the ways to cut, the usual name first, and their patterns.
+pub(crate) const PRETOKENIZERS: &[(&[&str], &[&str])] = &[
+    (&["llama-bpe", "llama3", "llama-v3", "smaug-bpe", "dbrx"], &[LLAMA3]),
+    (&["tekken", "pixtral"], &[TEKKEN]),
+    (&["gpt-2", "gpt2", "phi-2", "jina-es", "jina-de", "mpt", "olmo", ""], &[GPT2]),
+    (&["qwen2", "deepseek-r1-qwen", "stablelm2", "megrez"], &[QWEN2]),
+    (&["smollm", "starcoder", "refact", "command-r", "codeshell", "granite"], &[r"\p{N}", GPT2]),
+    (&["default"], &[r"[\p{P}\$\+<=>\^~\|]+", GPT2_OPEN, r"\p{N}+", "[0-9][0-9][0-9]"]),
+];
+
 const MAX_PATTERN_BYTES: usize = 4096;
 
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+pub(crate) const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const GPT2_OPEN: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)";
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str =

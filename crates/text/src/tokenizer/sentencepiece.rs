@@ -10,6 +10,7 @@ use super::unigram::Unigram;
 use super::vocabulary::{TokenKind, Vocabulary};
 use super::{Encoder, MAX_VOCABULARY, Tokenizer};
 use crate::TextError;
+use kind::{BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED};
 
 pub(super) struct SentencePiece {
     unigram: bool,
@@ -43,11 +44,36 @@ pub(super) struct Parts {
     pub eos: Option<u32>,
 }
 
-pub(super) struct Piece {
+pub(crate) struct Piece {
     pub text: String,
     pub score: f32,
-    /// 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte.
+    /// One of [`kind`].
     pub kind: u64,
+}
+
+/// How a file's pieces are to be used, beside themselves.
+pub(crate) struct PieceSettings {
+    pub unigram: bool,
+    /// Text is rewritten by a table, or its spaces are.
+    pub charsmap: bool,
+    pub dummy_prefix: bool,
+    pub escape_spaces: bool,
+    pub suffix_space: bool,
+    pub unknown: Option<u32>,
+}
+
+/// What a `tokenizer.model` lists.
+pub(crate) fn pieces(bytes: &[u8]) -> Result<(Vec<Piece>, PieceSettings), TextError> {
+    let parts = read(bytes)?;
+    let settings = PieceSettings {
+        unigram: parts.unigram,
+        charsmap: !parts.charsmap.is_empty() || parts.remove_extra_spaces,
+        dummy_prefix: parts.dummy_prefix,
+        escape_spaces: parts.escape_spaces,
+        suffix_space: parts.suffix_space,
+        unknown: parts.unknown,
+    };
+    Ok((parts.pieces, settings))
 }
 
 pub(super) fn load(bytes: &[u8]) -> Result<Tokenizer, TextError> {
@@ -332,13 +358,16 @@ fn fail(reason: &str) -> TextError {
     TextError::File { format: "SentencePiece", reason: reason.to_owned() }
 }
 
-pub(super) const NORMAL: u64 = 1;
-const UNKNOWN: u64 = 2;
-pub(super) const CONTROL: u64 = 3;
-pub(super) const USER_DEFINED: u64 = 4;
-const UNUSED: u64 = 5;
-const BYTE: u64 = 6;
+/// What a piece is, as SentencePiece and GGUF number it.
+pub(crate) mod kind {
+    pub(crate) const NORMAL: u64 = 1;
+    pub(crate) const UNKNOWN: u64 = 2;
+    pub(crate) const CONTROL: u64 = 3;
+    pub(crate) const USER_DEFINED: u64 = 4;
+    pub(crate) const UNUSED: u64 = 5;
+    pub(crate) const BYTE: u64 = 6;
+}
 
 /// SentencePiece's visible space.
-const SPACE: &str = "\u{2581}";
+pub(crate) const SPACE: &str = "\u{2581}";
 const UNKNOWN_PENALTY: f32 = 10.0;

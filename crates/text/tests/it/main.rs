@@ -1,6 +1,7 @@
 //! Whole-crate tests: golden vectors of other implementations, templates, tool calls, grammars, hostile files.
 
 mod chat;
+mod conversion;
 mod golden;
 mod grammar;
 mod hostile;

@@ -22,4 +22,10 @@ Tokens and chat formats (mistral-common, sentencepiece, tokenizers, jinja2)   cr
     target/venv-golden/bin/pip install -r crates/text/tests/golden/requirements.txt
     target/venv-golden/bin/python crates/text/tests/golden/make_golden.py
 
+Training steps, mixtures of experts, adapters (PyTorch, transformers, peft)
+    python3 -m venv target/venv-golden-train
+    target/venv-golden-train/bin/pip install -r crates/train/tests/golden/requirements.txt
+    cd crates/train/tests/golden; then python make_golden.py, make_mixture.py or make_adapter.py of that environment
+    the same environment runs `readers.py`: transformers, peft and llama.cpp on what we export
+
 Quantised blocks (gguf)                           crates/kernels/tests/golden/make_golden.py says how";

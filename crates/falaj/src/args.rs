@@ -154,6 +154,9 @@ pub enum ModelCommand {
     /// Rewrite a GGUF model so that it starts without repacking its weights; the answers stay the same
     #[command(after_help = OPTIMIZE_EXAMPLES)]
     Optimize(Optimize),
+    /// Write a model in another format, with an adapter merged into it if you like; its logits are compared before it is there
+    #[command(after_help = EXPORT_EXAMPLES)]
+    Export(Export),
     /// List the models of the catalog, or of a running server with what is in its memory
     #[command(visible_alias = "ls")]
     List(List),
@@ -182,6 +185,21 @@ pub struct Optimize {
     /// Name in the catalog [default: the model's, with -panels behind it]
     #[arg(long)]
     pub name: Option<String>,
+}
+
+#[derive(ClapArgs)]
+pub struct Export {
+    /// A name from the catalog, or a path
+    pub model: String,
+    /// A .gguf file, or a folder for everything else
+    pub out: PathBuf,
+    /// safetensors (a Hugging Face folder in bf16), f16, q8_0, q4_0 or q4_k_m (GGUF) [default: f16 for a .gguf file, else
+    /// safetensors]
+    #[arg(long, value_parser = ["safetensors", "f16", "q8_0", "q4_0", "q4_k_m"])]
+    pub format: Option<String>,
+    /// Folder of a PEFT adapter (LoRA) that was made for this model, to be merged into it
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
 }
 
 #[derive(ClapArgs)]
@@ -387,6 +405,7 @@ Examples:
   falaj model list
   falaj model list --url http://127.0.0.1:8080
   falaj model optimize my-model
+  falaj model export my-model ./my-model.gguf --format q8_0
   falaj model inspect my-model
   falaj model verify";
 
@@ -397,6 +416,14 @@ Examples:
   falaj up --model my-model-panels
 
 The file holds the same weights in the order in which this program reads them. Other programs cannot read it.";
+
+const EXPORT_EXAMPLES: &str = "\
+Examples:
+  falaj model export my-model ./my-model                    a Hugging Face folder, for transformers and vLLM
+  falaj model export my-model ./my-model.gguf --format q4_k_m
+  falaj model export my-model ./merged --adapter ./adapter  the adapter's changes become the model's own
+
+Tokenizer and chat template go along. What would read or write other tokens than the original is refused.";
 
 const PULL_EXAMPLES: &str = "\
 Examples:

@@ -11,6 +11,7 @@ mod data;
 mod data_dir;
 mod doctor;
 mod eval;
+mod export;
 mod failure;
 mod hub;
 mod inspect;

@@ -1,10 +1,11 @@
-//! `falaj model …`: pull, import, list, inspect, verify, remove.
+//! `falaj model …`: pull, import, list, inspect, verify, remove. Writing models in other forms is in `export.rs` and `optimize.rs`.
 
 use crate::args::{List, ModelCommand, Pull};
 use crate::builtin;
 use crate::chat;
 use crate::context::Context;
 use crate::data_dir;
+use crate::export;
 use crate::failure::{Failure, OrFail, Outcome};
 use crate::hub::{Check, Hub, Listing, RemoteFile, Repository, select};
 use crate::inspect;
@@ -24,6 +25,7 @@ pub fn models(context: &Context, command: ModelCommand) -> Outcome {
     match command {
         ModelCommand::Pull(options) => pull(context, &options),
         ModelCommand::Import { path, name, base } => import(context, &path, name, base.as_deref()),
+        ModelCommand::Export(options) => export::export(context, &options),
         ModelCommand::Optimize(options) => optimize::optimize(context, &options),
         ModelCommand::List(options) => match &options.url {
             Some(url) => list_of_server(context, &options, url),

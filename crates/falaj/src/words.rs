@@ -208,6 +208,21 @@ words! {
         "written to `{0}`; `falaj up --model {0}` takes it",
         "écrit dans `{0}` ; `falaj up --model {0}` l'accepte",
         "كُتب في `{0}`؛ ويقبله `falaj up --model {0}`";
+    ModelExporting: "writing {0}", "écriture de {0}", "كتابة {0}";
+    ModelExported:
+        "{0}: {1} (logits within {2} of the original's)",
+        "{0} : {1} (logits à {2} près de l'original)",
+        "{0}: `{1}` (فرق القيم عن الأصل {2})";
+    ExportOutIsFile:
+        "`{0}` is a file, and this format is a folder",
+        "`{0}` est un fichier, et ce format est un dossier",
+        "`{0}` ملف، وهذه الصيغة مجلد";
+    ExportOutTaken:
+        "`{0}` is there already", "`{0}` existe déjà", "`{0}` موجود مسبقًا";
+    ExportOutNext:
+        "name a path that is free; GGUF formats (f16, q8_0, q4_0, q4_k_m) end in .gguf, safetensors does not",
+        "indiquez un chemin libre ; les formats GGUF (f16, q8_0, q4_0, q4_k_m) finissent par .gguf, pas safetensors",
+        "اختر مسارًا غير مستعمل؛ صيغ GGUF (f16 وq8_0 وq4_0 وq4_k_m) تنتهي بـ `.gguf` وsafetensors لا تنتهي به";
     OptimizeOutBad:
         "`{0}` does not end in `.gguf`",
         "`{0}` ne se termine pas par `.gguf`",

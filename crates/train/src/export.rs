@@ -2,13 +2,14 @@
 //! or not there, and is loaded again and asked for the trained model's logits before it is.
 
 mod adapter;
+mod convert;
 mod round_trip;
+mod words;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use falaj_artifact::gguf::{Gguf, Value};
-use falaj_artifact::{Layout, ModelFiles, Verified};
+use falaj_artifact::{ModelFiles, Verified};
 use falaj_kernels::Format;
 use falaj_model::export::{Source, hugging_face_json, or_wider, q4_k_m};
 use falaj_model::{Config, Naming, Slot};
@@ -17,6 +18,9 @@ use serde::{Deserialize, Serialize};
 use crate::disk::{Disk, Pending};
 use crate::weights::Weights;
 use crate::{MicroBatch, Record, TrainError, Trainer};
+
+pub use convert::convert;
+pub(crate) use words::check as check_words;
 
 /// In what form a model leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,7 +84,8 @@ pub struct Export<'a> {
     pub name: &'a str,
     /// As PEFT's `base_model_name_or_path`.
     pub base_name: &'a str,
-    pub record: &'a Record,
+    /// Of the training; `None` where there was none.
+    pub record: Option<&'a Record>,
     /// A text on which trained and exported model are compared; its first tokens are used.
     pub probe: &'a [u32],
 }
@@ -114,10 +119,12 @@ impl Export<'_> {
             ExportFormat::Peft => adapter::write(self, trainer, pending)?,
             _ => self.gguf(trainer, format, pending)?,
         }
-        pending.file(Record::FILE, |out| {
-            let text = serde_json::to_string_pretty(self.record).unwrap_or_default();
-            out.write_all(text.as_bytes()).map_err(TrainError::io("write", pending.folder()))
-        })?;
+        if let Some(record) = self.record {
+            pending.file(Record::FILE, |out| {
+                let text = serde_json::to_string_pretty(record).unwrap_or_default();
+                out.write_all(text.as_bytes()).map_err(TrainError::io("write", pending.folder()))
+            })?;
+        }
         let distance = match format {
             ExportFormat::Peft => adapter::round_trip(trainer, self.probe, pending.folder())?,
             _ => round_trip::distance(trainer, self.probe, pending.folder())?,
@@ -131,7 +138,7 @@ impl Export<'_> {
 
     fn safetensors(&self, trainer: &Trainer, pending: &Pending) -> Result<(), TrainError> {
         let config = trainer.config();
-        let sides = self.side_files()?;
+        let sides = self.base.map_or(Ok(Vec::new()), words::files)?;
         let ops = &trainer.decoder.machine.ops;
         pending.file("model.safetensors", |out| {
             let (layout, values) = (config.rope.layout, |slot| trainer.merged(slot));
@@ -142,8 +149,7 @@ impl Export<'_> {
             let json = hugging_face_json(config, "bfloat16")?;
             out.write_all(json.as_bytes()).map_err(TrainError::io("write", pending.folder()))
         })?;
-        for (name, path) in sides {
-            let bytes = fs::read(&path).map_err(TrainError::io("read", &path))?;
+        for (name, bytes) in sides {
             pending.file(name, |out| out.write_all(&bytes).map_err(TrainError::io("write", pending.folder())))?;
         }
         Ok(())
@@ -151,7 +157,7 @@ impl Export<'_> {
 
     fn gguf(&self, trainer: &Trainer, format: ExportFormat, pending: &Pending) -> Result<(), TrainError> {
         let config = trainer.config();
-        let mut metadata = self.base_metadata()?;
+        let mut metadata = self.base.map_or(Ok(Vec::new()), |base| words::metadata(base, config.vocab_size))?;
         metadata.push(("general.name".to_owned(), self.name.into()));
         let ops = &trainer.decoder.machine.ops;
         pending.file("model.gguf", |out| {
@@ -161,29 +167,6 @@ impl Export<'_> {
             Ok(())
         })?;
         Ok(())
-    }
-
-    /// The base's tokenizer and template as a GGUF says them.
-    fn base_metadata(&self) -> Result<Vec<(String, Value)>, TrainError> {
-        let Some(base) = self.base else { return Ok(Vec::new()) };
-        let bytes = match (base.embedded(), base.layout()) {
-            (Some(bytes), _) => std::borrow::Cow::Borrowed(bytes),
-            (None, Some(Layout::Gguf(path))) => {
-                std::borrow::Cow::Owned(fs::read(path).map_err(TrainError::io("read", path))?)
-            }
-            _ => return Err(TrainError::Unsupported { feature: "the export of a Hugging Face model as GGUF" }),
-        };
-        let gguf = Gguf::parse(&bytes)?;
-        let kept = |key: &str| key.starts_with("tokenizer.") || key == "general.license";
-        Ok(gguf.metadata.iter().filter(|(key, _)| kept(key)).map(|(key, value)| (key.clone(), value.clone())).collect())
-    }
-
-    fn side_files(&self) -> Result<Vec<(&'static str, PathBuf)>, TrainError> {
-        let Some(base) = self.base else { return Ok(Vec::new()) };
-        if matches!((base.embedded(), base.layout()), (Some(_), _) | (None, Some(Layout::Gguf(_)))) {
-            return Err(TrainError::Unsupported { feature: "the export of a GGUF model as safetensors" });
-        }
-        Ok(SIDE_FILES.iter().filter_map(|name| Some((*name, base.side_file(name)?))).collect())
     }
 }
 
@@ -220,13 +203,3 @@ impl Trainer {
 }
 
 const PROBE_TOKENS: usize = 64;
-const SIDE_FILES: &[&str] = &[
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "tokenizer.model",
-    "tekken.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-];

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::{DataFacts, Drawn, Encoder, Prepared};
 use crate::disk::Disk;
+use crate::export::check_words;
 use crate::recipe::Method;
 use crate::run::{Learning, Outcome, Steps, Summary, Surroundings, run};
 use crate::{Arena, Checkpoints, Export, ExportFormat, Recipe, Record, Start, Teacher, TrainError, Trainer};
@@ -95,7 +96,8 @@ impl Job<'_> {
             energy_j: None,
         };
         let base_name = recipe.base.as_deref().unwrap_or_default();
-        let export = Export { base: Some(self.base), name: &recipe.name, base_name, record: &record, probe: &probe };
+        let export =
+            Export { base: Some(self.base), name: &recipe.name, base_name, record: Some(&record), probe: &probe };
         let mut exports = Vec::new();
         for &format in &recipe.export.formats {
             let target = Path::new("out").join(format.name());
@@ -125,6 +127,9 @@ impl Job<'_> {
         self.same_base(folder)?;
         let data = folder.join("data");
         let encoder = Encoder::new(&text(self.base)?);
+        for format in &self.recipe.export.formats {
+            check_words(self.base, *format, encoder.tokenizer().vocab_size())?;
+        }
         let prepared = match Prepared::is_in(&data) {
             true => Prepared::open(&data)?,
             false => {

@@ -35,7 +35,7 @@ pub use budget::Memory;
 pub use checkpoint::{Checkpoints, State};
 pub use distillation::{Distillation, Teacher};
 pub use error::TrainError;
-pub use export::{Export, ExportFormat};
+pub use export::{Export, ExportFormat, convert};
 pub use job::{Finished, Job};
 pub use lora::{Lora, Target};
 pub use micro_batch::MicroBatch;

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use super::pack::{Number, some};
+use super::pack::{AHEAD, Number, some};
 use super::tile::ROWS;
 use super::{LANES, Operand, Values};
 use crate::buffer::AlignedVec;
@@ -165,21 +165,40 @@ fn side_by_side<S: Simd, T: Number>(
     stride: usize,
     to: &mut [[[u16; 2]; ROWS]],
 ) {
-    let mut both = [[0; 2]; LANES];
+    let whole = rows.len() / LANES;
     for (at, pair) in pairs.enumerate() {
         let first = &values[2 * pair * a.stride..][rows.clone()];
         let second = match 2 * pair + 1 < a.depth {
             true => &values[(2 * pair + 1) * a.stride..][rows.clone()],
             false => &[],
         };
-        for sixteen in 0..rows.len().div_ceil(LANES) {
-            let from = sixteen * LANES;
-            let to_end = (from + LANES).min(rows.len());
-            let (first, second) = (&first[from..to_end], second.get(from..to_end).unwrap_or(&[]));
-            s.store_bf16_pairs(some(s, first), some(s, second), &mut both);
-            let (low, high) = both.split_at(ROWS);
-            to[2 * sixteen * stride + at].copy_from_slice(low);
-            to[(2 * sixteen + 1) * stride + at].copy_from_slice(high);
+        for line in [first, second] {
+            // Lines lie too far apart for the processor to see what comes.
+            let ahead = line.as_ptr().wrapping_add(2 * AHEAD * a.stride).cast::<u8>();
+            for byte in (0..size_of_val(line)).step_by(64) {
+                s.prefetch(ahead.wrapping_add(byte));
+            }
+        }
+        let sixteens = first.as_chunks::<LANES>().0.iter().zip(second.as_chunks::<LANES>().0);
+        for (sixteen, (first, second)) in sixteens.enumerate() {
+            put(s, T::lanes(s, first), T::lanes(s, second), &mut to[2 * sixteen * stride + at..], stride);
+        }
+        // The rest, and where there is no second.
+        let from = if second.is_empty() { 0 } else { whole };
+        for sixteen in from..rows.len().div_ceil(LANES) {
+            let part = sixteen * LANES..((sixteen + 1) * LANES).min(rows.len());
+            let second = some(s, second.get(part.clone()).unwrap_or(&[]));
+            put(s, some(s, &first[part]), second, &mut to[2 * sixteen * stride + at..], stride);
         }
     }
+}
+
+/// Sixteen pairs into two tiles.
+#[inline(always)]
+fn put<S: Simd>(s: S, first: S::F, second: S::F, to: &mut [[[u16; 2]; ROWS]], stride: usize) {
+    let mut both = [[0; 2]; LANES];
+    s.store_bf16_pairs(first, second, &mut both);
+    let (low, high) = both.split_at(ROWS);
+    to[0].copy_from_slice(low);
+    to[stride].copy_from_slice(high);
 }

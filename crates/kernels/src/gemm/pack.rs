@@ -139,6 +139,10 @@ fn transposed<S: Simd, T: Number>(
     out: &mut [[[u16; 2]; LANES]],
 ) {
     for (to, pair) in out.iter_mut().zip(pairs) {
+        for k in [2 * (pair + AHEAD), 2 * (pair + AHEAD) + 1] {
+            // Lines lie too far apart for the processor to see what comes.
+            s.prefetch(values.as_ptr().wrapping_add(k * from.stride + rows.start).cast());
+        }
         let first = some(s, &values[2 * pair * from.stride + rows.start..][..rows.len()]);
         let second = match 2 * pair + 1 < from.depth {
             true => some(s, &values[(2 * pair + 1) * from.stride + rows.start..][..rows.len()]),
@@ -147,3 +151,6 @@ fn transposed<S: Simd, T: Number>(
         s.store_bf16_pairs(first, second, to);
     }
 }
+
+/// Pairs that are asked for before they are packed.
+pub(super) const AHEAD: usize = 8;

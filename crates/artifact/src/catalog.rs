@@ -29,6 +29,16 @@ pub struct Catalog {
     dir: PathBuf,
 }
 
+/// Somebody's words in the characters that names of models, files in headers and folders share: whatever is no ASCII letter, digit,
+/// `.`, `_` or `-` becomes `instead`.
+pub fn plain_name(text: &str, instead: char) -> String {
+    text.chars().map(|c| if is_plain(c) { c } else { instead }).collect()
+}
+
+fn is_plain(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
+}
+
 /// What [`Catalog::list`] found.
 #[derive(Debug, Default)]
 pub struct Listing {
@@ -193,7 +203,7 @@ fn directory_of(name: &str) -> Result<String, ArtifactError> {
         part.starts_with(|c: char| c.is_ascii_alphanumeric())
             && part.len() <= 96
             && !part.ends_with('.')
-            && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
+            && part.chars().all(is_plain)
     };
     if name.split('/').count() > 2 || !name.split('/').all(part) {
         return Err(ArtifactError::BadModelName { name: shown(name) });

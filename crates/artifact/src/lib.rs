@@ -24,7 +24,7 @@ mod summary;
 mod verified;
 
 pub use adapter::AdapterConfig;
-pub use catalog::{Catalog, Import, Listing, Report};
+pub use catalog::{Catalog, Import, Listing, Report, plain_name};
 pub use digest::{Digest, Hasher};
 pub use dtype::{Dtype, TensorEntry};
 pub use error::ArtifactError;

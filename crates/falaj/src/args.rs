@@ -231,15 +231,28 @@ pub struct Pull {
 }
 
 #[derive(ClapArgs)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Train {
+    #[command(subcommand)]
+    pub command: Option<TrainCommand>,
     /// A TOML file; a dozen lines suffice (see `--help` for one)
-    pub recipe: PathBuf,
+    #[arg(required = true)]
+    pub recipe: Option<PathBuf>,
     /// Where checkpoints and results go; called again, it goes on there [default: the recipe's name, beside it]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Only print the recipe with every default
     #[arg(long)]
     pub print: bool,
+}
+
+#[derive(Subcommand)]
+pub enum TrainCommand {
+    /// Draw the curves of a run again, from the events in its folder
+    Plot {
+        /// The folder of a run, finished or not
+        dir: PathBuf,
+    },
 }
 
 #[derive(Subcommand)]
@@ -273,7 +286,7 @@ pub struct DataCheck {
     /// How often the file will be seen, for the estimate of time
     #[arg(long, value_name = "N", default_value_t = 3.0, value_parser = positive)]
     pub epochs: f64,
-    /// Speed of training that you measured [default: estimated from the model's operations]
+    /// Speed of training that you measured [default: that of the last job on this model, else measured by a few steps]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub tokens_per_second: Option<f64>,
 }
@@ -440,6 +453,7 @@ Examples:
   falaj train recipe.toml --out runs/helpdesk
   falaj train recipe.toml --print
   falaj train recipe.toml --json | jq .loss
+  falaj train plot runs/helpdesk              loss, speed and learning rate as SVG
 
 A recipe:
   name = \"helpdesk\"

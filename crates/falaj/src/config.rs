@@ -27,6 +27,7 @@ pub struct Config {
     pub data: PathBuf,
     pub log: String,
     pub server: Server,
+    pub jobs: Jobs,
     pub engine: Engine,
     pub hub: Hub,
 }
@@ -41,7 +42,18 @@ pub struct Server {
     pub request_timeout_ms: u64,
     pub max_connections: usize,
     pub file_limit_bytes: u64,
-    pub jobs_at_once: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct Jobs {
+    pub at_once: usize,
+    /// Most memory of a job's process; `None`: not bounded.
+    pub memory_bytes: Option<u64>,
+    pub threads: usize,
+    /// How long a finished job's folder stays.
+    pub keep: Duration,
+    /// Thermal design power of the processor, where the operator knows it.
+    pub tdp_watts: Option<f64>,
 }
 
 #[derive(Clone, Debug)]
@@ -190,7 +202,20 @@ impl Config {
                 request_timeout_ms: raw.number("server.request_timeout_ms", 1)?,
                 max_connections: raw.number("server.max_connections", 1)?,
                 file_limit_bytes: raw.number("server.file_limit_bytes", 1)?,
-                jobs_at_once: raw.count("jobs.at_once", MOST_JOBS)?,
+            },
+            jobs: Jobs {
+                at_once: raw.count("jobs.at_once", MOST_JOBS)?,
+                memory_bytes: Some(raw.number("jobs.memory_bytes", 0)?).filter(|bytes| *bytes > 0),
+                threads: match raw.number("jobs.threads", 0)? {
+                    0 => raw.count("engine.threads", MOST_THREADS)?,
+                    _ => raw.count("jobs.threads", MOST_THREADS)?,
+                },
+                keep: Duration::from_secs(raw.number::<u32>("jobs.keep_days", 0)? as u64 * 24 * 60 * 60),
+                tdp_watts: raw
+                    .parse("jobs.tdp_watts", "watts of the processor, such as `65`; 0: not known", |text| {
+                        text.parse::<f64>().ok().filter(|watts| watts.is_finite() && *watts >= 0.0)
+                    })
+                    .map(|watts| Some(watts).filter(|watts| *watts > 0.0))?,
             },
             engine: Engine {
                 isa,

@@ -5,9 +5,9 @@ use crate::args::{DataCheck, DataCommand};
 use crate::context::Context;
 use crate::failure::{Failure, OrFail, Outcome};
 use crate::output;
+use crate::pace::{Pace, Work};
 use crate::serving::{self, Place};
 use crate::words::Word;
-use falaj_kernels::Isa;
 use falaj_model::Config;
 use falaj_train::data::{BadLine, Checked, Encoder, Format, Reading, Reason, check};
 use serde_json::json;
@@ -27,7 +27,7 @@ fn look(context: &Context, options: &DataCheck) -> Outcome {
     let length = options.length.map_or(config.context_tokens, |length| length as usize);
     let threads = context.config.engine.options.threads;
     let checked = check(&options.file, Reading { encoder: &encoder, threads }, length, MOST_BAD_LINES)?;
-    let estimate = Estimate::of(&checked, &config, options, context.config.engine.isa, threads);
+    let estimate = Estimate::of(context, &files.digest().to_string(), &checked, &config, options)?;
     if context.json {
         output::pretty_json(&document(&checked, &estimate, &place.id(), length));
     } else {
@@ -45,37 +45,33 @@ fn look(context: &Context, options: &DataCheck) -> Outcome {
 struct Estimate {
     epochs: f64,
     tokens_per_second: f64,
-    /// Measured by whoever asks, or made up from operations.
-    given: bool,
-    /// Operations of a training step for one token.
-    flops: f64,
+    from: From,
     seconds: f64,
 }
 
-impl Estimate {
-    fn of(checked: &Checked, config: &Config, options: &DataCheck, isa: Isa, threads: usize) -> Self {
-        let flops = flops_per_token(config, f64::from(checked.tokens.median));
-        // Of a core, in matrix products of a training step; what doctor measures is a peak that no step reaches.
-        let core = match isa {
-            Isa::Scalar => 2e9,
-            Isa::Avx2 | Isa::Avx2Vnni => 25e9,
-            Isa::Avx512 => 80e9,
-            Isa::Amx => 250e9,
-        };
-        let guessed = core * threads.max(1) as f64 / flops;
-        let tokens_per_second = options.tokens_per_second.unwrap_or(guessed);
-        let seconds = checked.tokens.total as f64 * options.epochs / tokens_per_second;
-        Self { epochs: options.epochs, tokens_per_second, given: options.tokens_per_second.is_some(), flops, seconds }
-    }
+#[derive(Clone, Copy, PartialEq)]
+enum From {
+    /// By whoever asks.
+    Given,
+    /// By an earlier job on this model.
+    LastJob,
+    /// By a few steps of training, just now.
+    Measured,
 }
 
-/// Forward takes two operations per weight and token, backward twice that. Source: Kaplan et al. 2020, § 2.1.
-fn flops_per_token(config: &Config, context: f64) -> f64 {
-    let heads = (config.heads + 2 * config.kv_heads + config.heads) * config.head_dim * config.hidden_size;
-    let ffn = 3 * config.hidden_size * config.ffn_size * config.experts.map_or(1, |experts| experts.used);
-    let weights = config.layers * (heads + ffn) + config.vocab_size * config.hidden_size;
-    let attention = 2.0 * (config.layers * config.heads * config.head_dim) as f64 * context;
-    6.0 * weights as f64 + 3.0 * attention
+impl Estimate {
+    fn of(context: &Context, base: &str, checked: &Checked, config: &Config, options: &DataCheck) -> Outcome<Self> {
+        let (tokens_per_second, from) = match options.tokens_per_second {
+            Some(given) => (given, From::Given),
+            None => {
+                let work = Work::fine_tuning(config, f64::from(checked.tokens.median));
+                let pace = Pace::find(context, base, config, work)?;
+                (pace.tokens_per_second, if pace.kept { From::LastJob } else { From::Measured })
+            }
+        };
+        let seconds = checked.tokens.total as f64 * options.epochs / tokens_per_second;
+        Ok(Self { epochs: options.epochs, tokens_per_second, from, seconds })
+    }
 }
 
 fn print(checked: &Checked, estimate: &Estimate, length: usize) {
@@ -109,14 +105,14 @@ fn print(checked: &Checked, estimate: &Estimate, length: usize) {
         vec!["SHA-256".to_owned(), checked.file.sha256.to_string()],
     ];
     if checked.rows > 0 {
-        let (time, rate) = (clock(estimate.seconds), format!("{:.0}", estimate.tokens_per_second));
+        let (time, rate) = (output::clock(estimate.seconds.ceil()), format!("{:.0}", estimate.tokens_per_second));
         let epochs = estimate.epochs.to_string();
-        let flops = format!("{:.0}", estimate.flops / 1e6);
-        let text = match estimate.given {
-            true => Word::DataTimeGiven.with(&[&time, &epochs, &rate]),
-            false => Word::DataTimeGuessed.with(&[&time, &epochs, &rate, &flops]),
+        let word = match estimate.from {
+            From::Given => Word::DataTimeGiven,
+            From::LastJob => Word::DataTimeLast,
+            From::Measured => Word::DataTimeMeasured,
         };
-        rows.push(vec![Word::DataTime.text().to_owned(), text]);
+        rows.push(vec![Word::DataTime.text().to_owned(), word.with(&[&time, &epochs, &rate])]);
     }
     output::table(&rows);
 }
@@ -147,17 +143,14 @@ fn document(checked: &Checked, estimate: &Estimate, model: &str, length: usize) 
         "estimate": {
             "epochs": estimate.epochs,
             "tokens_per_second": estimate.tokens_per_second,
-            "tokens_per_second_from": if estimate.given { "given" } else { "operations" },
-            "flops_per_token": estimate.flops,
+            "tokens_per_second_from": match estimate.from {
+                From::Given => "given",
+                From::LastJob => "last_job",
+                From::Measured => "measured",
+            },
             "seconds": estimate.seconds,
         },
     })
-}
-
-/// `3661` → `1:01:01`, hours first.
-fn clock(seconds: f64) -> String {
-    let seconds = seconds.ceil() as u64;
-    format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 
 fn name(format: Format) -> &'static str {
@@ -201,13 +194,3 @@ fn said(reason: &Reason) -> String {
 
 /// More are counted, not told.
 const MOST_BAD_LINES: usize = 100_000;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_read_well() {
-        assert_eq!([clock(0.2), clock(61.0), clock(360_000.0)], ["0:00:01", "0:01:01", "100:00:00"]);
-    }
-}

@@ -3,11 +3,12 @@
 
 use crate::args::JobCommand;
 use crate::context::Context;
+use crate::energy::Meter;
 use crate::failure::{Failure, OrFail, Outcome};
 use crate::output;
 use crate::train::Named;
 use falaj_protocol::jobs::{JobSpec, Method, Progress, SPEC_FILE};
-use falaj_train::run::Surroundings;
+use falaj_train::run::{Summary, Surroundings};
 use falaj_train::{Finished, Recipe};
 use serde_json::json;
 use std::io::BufRead;
@@ -41,24 +42,27 @@ fn run(context: &Context, dir: &Path, check: bool) -> Outcome {
     named.let_it_be_served(&mut recipe);
     let job = named.job(context, &recipe);
     if check {
-        tell(&job.check(dir)?);
+        tell(&named.timed(context, &recipe, &job.check(dir)?));
         return Ok(());
     }
     let cancelled = Arc::new(AtomicBool::new(false));
     follow_leash(&cancelled)?;
-    let began = Instant::now();
+    let (began, meter) = (Instant::now(), Meter::start(&context.config));
     let mut watch = |progress: &Progress| match progress {
         // Told below, when the model is where requests find it; by `job`.
         Progress::Done { .. } | Progress::Failed { .. } => {}
-        progress => tell(progress),
+        progress => tell(&named.timed(context, &recipe, progress)),
     };
     let clock = || began.elapsed().as_secs_f64();
-    let surroundings = Surroundings { folder: dir, watch: &mut watch, cancelled: &cancelled, clock: &clock };
+    let surroundings =
+        Surroundings { folder: dir, watch: &mut watch, cancelled: &cancelled, clock: &clock, energy: &|| meter.read() };
     if let Finished::Done { exports, summary } = job.run(surroundings)? {
+        named.keep_pace(context, &recipe, &summary);
         let model = named.servable(&exports).ok_or_else(|| Failure::new("the job has nothing that can be served"))?;
         // Where the name is there already, an earlier process of this very job got this far.
         named.add(context, &dir.join(model), &spec.name)?;
-        tell(&Progress::Done { model: spec.name, trained_tokens: summary.trained_tokens });
+        let Summary { trained_tokens, energy, .. } = summary;
+        tell(&Progress::Done { model: spec.name, trained_tokens, energy });
     }
     Ok(())
 }

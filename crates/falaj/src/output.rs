@@ -48,6 +48,12 @@ pub fn parameters(count: u64) -> String {
     }
 }
 
+/// `3661` → `1:01:01`, hours first.
+pub fn clock(seconds: f64) -> String {
+    let seconds = seconds.max(0.0) as u64;
+    format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
 /// Columns padded to the widest cell, two spaces apart; the last column is left as it is.
 pub fn table(rows: &[Vec<String>]) {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
@@ -99,6 +105,7 @@ mod tests {
         assert_eq!(bytes(16 * 1024 * 1024), "16.0 MiB");
         assert_eq!(parameters(7_241_732_096), "7.24 B");
         assert_eq!(parameters(12_600_000), "12.6 M");
+        assert_eq!([clock(0.2), clock(61.0), clock(360_000.0)], ["0:00:00", "0:01:01", "100:00:00"]);
     }
 
     #[test]

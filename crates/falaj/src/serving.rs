@@ -12,7 +12,7 @@ use crate::outline::{Outline, builtin_manifest};
 use crate::progress::Bar;
 use crate::words::Word;
 use falaj_artifact::gguf::Gguf;
-use falaj_artifact::{Catalog, Layout, Manifest, ModelFiles, Verified};
+use falaj_artifact::{Catalog, Layout, Manifest, ModelFiles, Verified, plain_name};
 use falaj_engine::Engine;
 use falaj_kernels::trim_heap;
 use falaj_model::{LoadOptions, ModelError};
@@ -79,9 +79,7 @@ pub fn name_of_path(path: &Path) -> String {
     let absolute = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let base = absolute.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let base = base.strip_suffix(".gguf").unwrap_or(&base);
-    let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
-    let name: String = base.chars().map(plain).collect();
-    match name.trim_matches(['.', '-', '_']) {
+    match plain_name(base, '-').trim_matches(['.', '-', '_']) {
         "" => "model".to_owned(),
         name => name.to_owned(),
     }

@@ -1,28 +1,55 @@
 //! `falaj train RECIPE`: finds what the recipe names, runs the job in a folder, shows how it goes, and adds what comes of it to
 //! the models of this machine. The work itself is `falaj_train`'s.
 
-use crate::args::Train;
+mod report;
+mod view;
+
+use crate::args::{Train, TrainCommand};
 use crate::context::Context;
+use crate::energy::Meter;
 use crate::failure::{Failure, OrFail, Outcome};
 use crate::output;
+use crate::pace::{self, Pace, Work};
 use crate::serving::{self, Place};
 use crate::words::Word;
 use falaj_artifact::{Catalog, Import, Layout, ModelFiles, Verified};
 use falaj_kernels::Pool;
+use falaj_model::Config;
 use falaj_protocol::jobs::Progress;
 use falaj_train::recipe::Method;
-use falaj_train::run::Surroundings;
-use falaj_train::{ExportFormat, Finished, Job, Recipe};
-use indicatif::{ProgressBar, ProgressStyle};
+use falaj_train::run::{Summary, Surroundings};
+use falaj_train::{ExportFormat, Finished, Job, Recipe, flops_per_token};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
+use view::View;
 
 pub fn train(context: &Context, options: &Train) -> Outcome {
-    let shown = options.recipe.display().to_string();
-    let text = std::fs::read_to_string(&options.recipe).or_fail(|| format!("`{shown}`"))?;
+    match (&options.command, &options.recipe) {
+        (Some(TrainCommand::Plot { dir }), _) => plot(context, dir),
+        (None, Some(path)) => follow(context, options, path),
+        (None, None) => Ok(()),
+    }
+}
+
+/// `falaj train plot DIR`.
+fn plot(context: &Context, dir: &Path) -> Outcome {
+    for path in report::plots(dir)? {
+        let path = path.display().to_string();
+        if context.json {
+            output::json(&json!({ "event": "plot", "path": path }));
+        } else {
+            output::line(&path);
+        }
+    }
+    Ok(())
+}
+
+fn follow(context: &Context, options: &Train, path: &Path) -> Outcome {
+    let shown = path.display().to_string();
+    let text = std::fs::read_to_string(path).or_fail(|| format!("`{shown}`"))?;
     let recipe = Recipe::parse(&text).map_err(|error| {
         Failure::usage(Word::TrainRecipeBad.with(&[&shown, &error.to_string()])).next(Word::TrainRecipeNext.text())
     })?;
@@ -30,7 +57,7 @@ pub fn train(context: &Context, options: &Train) -> Outcome {
         output::piece(&recipe.resolved());
         return Ok(());
     }
-    let beside = options.recipe.parent().unwrap_or(Path::new("")).to_path_buf();
+    let beside = path.parent().unwrap_or(Path::new("")).to_path_buf();
     let folder = options.out.clone().unwrap_or_else(|| beside.join(&recipe.name));
     let mut recipe = recipe.relative_to(&beside);
     let named = Named::find(context, &recipe)?;
@@ -39,14 +66,22 @@ pub fn train(context: &Context, options: &Train) -> Outcome {
 
     let cancelled = Arc::new(AtomicBool::new(false));
     stop_on_signal(&cancelled)?;
-    let view = View::new(context.json, &folder);
+    let (mut view, meter) = (View::new(context.json, &folder), Meter::start(&context.config));
     let began = Instant::now();
-    let mut watch = |progress: &Progress| view.show(progress);
+    let mut watch = |progress: &Progress| view.show(&named.timed(context, &recipe, progress));
     let clock = || began.elapsed().as_secs_f64();
-    let surroundings = Surroundings { folder: &folder, watch: &mut watch, cancelled: &cancelled, clock: &clock };
+    let surroundings = Surroundings {
+        folder: &folder,
+        watch: &mut watch,
+        cancelled: &cancelled,
+        clock: &clock,
+        energy: &|| meter.read(),
+    };
     let finished = job.run(surroundings)?;
     drop(view);
-    let Finished::Done { exports, .. } = finished else { return Ok(()) };
+    let Finished::Done { exports, summary } = finished else { return Ok(()) };
+    named.keep_pace(context, &recipe, &summary);
+    let report = report::write(&folder, &recipe, &summary, &exports)?;
     for (format, path, distance) in &exports {
         let path = folder.join(path);
         if context.json {
@@ -55,6 +90,11 @@ pub fn train(context: &Context, options: &Train) -> Outcome {
             let path = path.display().to_string();
             output::line(&Word::TrainExport.with(&[format.name(), &path, &format!("{distance:.4}")]));
         }
+    }
+    if context.json {
+        output::json(&json!({ "event": "report", "path": report }));
+    } else {
+        output::line(&Word::TrainReport.with(&[&report.display().to_string()]));
     }
     let Some(model) = named.servable(&exports) else { return Ok(()) };
     let from = folder.join(model);
@@ -112,6 +152,50 @@ impl Named {
         Job { recipe, base: &self.base, teacher: self.teacher.as_ref(), threads }
     }
 
+    /// With the time that the job will take, where that can be said.
+    pub fn timed(&self, context: &Context, recipe: &Recipe, progress: &Progress) -> Progress {
+        let mut timed = progress.clone();
+        if let Progress::Validated { steps, tokens_per_step, expected_seconds, .. } = &mut timed {
+            let found = self
+                .work(recipe)
+                .and_then(|(config, work)| Pace::find(context, &self.base.digest().to_string(), &config, work));
+            match found {
+                Ok(pace) => *expected_seconds = Some(pace.seconds(*steps * *tokens_per_step)),
+                Err(failure) => tracing::warn!(%failure, "how long the job takes is not known"),
+            }
+        }
+        timed
+    }
+
+    /// For the estimates of jobs to come.
+    pub fn keep_pace(&self, context: &Context, recipe: &Recipe, summary: &Summary) {
+        let batch = &recipe.batch;
+        let tokens = summary.steps * (batch.rows * batch.length * batch.accumulate) as u64;
+        if let Ok((_, work)) = self.work(recipe)
+            && summary.seconds > 0.0
+            && tokens > 0
+        {
+            pace::keep(context, &self.base.digest().to_string(), work, tokens as f64 / summary.seconds);
+        }
+    }
+
+    /// The model that is trained, and what a token takes.
+    fn work(&self, recipe: &Recipe) -> Outcome<(Config, Work)> {
+        let config = |files: &Verified<ModelFiles>| serving::outline(files)?.config.map_err(Failure::new);
+        let base = config(&self.base)?;
+        let trained = recipe.config(base.vocab_size).filter(|_| recipe.method == Method::Pretrain).unwrap_or(base);
+        let context = recipe.batch.length as f64;
+        let mut flops = flops_per_token(&trained, context, recipe.adapter().is_some());
+        // Those who only read take a third of what learning everything takes.
+        let reader = match (&self.teacher, recipe.method) {
+            (Some(teacher), Method::Distill) => Some(config(teacher)?),
+            (_, Method::Dpo) => Some(trained.clone()),
+            _ => None,
+        };
+        flops += reader.map_or(0.0, |reader| flops_per_token(&reader, context, false) / 3.0);
+        Ok((trained, Work { flops_per_token: flops }))
+    }
+
     /// The export that can be served: a whole model where the recipe asked for one (the smallest GGUF, else a folder), else the
     /// adapter.
     pub fn servable<'a>(&self, exports: &'a [(ExportFormat, PathBuf, f32)]) -> Option<&'a Path> {
@@ -160,60 +244,4 @@ pub fn stop_on_signal(cancelled: &Arc<AtomicBool>) -> Outcome {
         });
     })?;
     Ok(())
-}
-
-/// How a job goes: a line that changes for people, lines of JSON for programs.
-struct View {
-    json: bool,
-    folder: String,
-    bar: ProgressBar,
-}
-
-impl View {
-    fn new(json: bool, folder: &Path) -> Self {
-        let style = ProgressStyle::with_template("{wide_bar} {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
-        Self { json, folder: folder.display().to_string(), bar: ProgressBar::new(0).with_style(style) }
-    }
-
-    fn show(&self, progress: &Progress) {
-        if self.json {
-            output::json(&json!(progress));
-            return;
-        }
-        match progress {
-            Progress::Validated { rows, tokens_per_step, steps, .. } => {
-                self.bar.set_length(*steps);
-                let [rows, steps, tokens] = [rows, steps, tokens_per_step].map(u64::to_string);
-                output::line(&Word::TrainPlan.with(&[&rows, &steps, &tokens, &self.folder]));
-            }
-            Progress::Step { step, steps, loss, tokens_per_second, seconds_left, .. } => {
-                self.bar.set_position(*step);
-                let [step, steps] = [step, steps].map(u64::to_string);
-                let (loss, speed) = (format!("{loss:.3}"), format!("{tokens_per_second:.0}"));
-                let text = Word::TrainStep.with(&[&step, &steps, &loss, &speed, &clock(*seconds_left)]);
-                self.bar.set_message(text);
-            }
-            Progress::Evaluation { step, loss, accuracy } => {
-                let (loss, right) = (format!("{loss:.3}"), format!("{:.1}", accuracy * 100.0));
-                self.bar.suspend(|| output::line(&Word::TrainHeldOut.with(&[&step.to_string(), &loss, &right])));
-            }
-            Progress::Stopped { step } => {
-                self.bar.suspend(|| output::line(&Word::TrainStopped.with(&[&step.to_string()])));
-            }
-            // A failure is told once, by the command's end.
-            Progress::Checkpoint { .. } | Progress::Done { .. } | Progress::Failed { .. } => {}
-        }
-    }
-}
-
-impl Drop for View {
-    fn drop(&mut self) {
-        self.bar.finish_and_clear();
-    }
-}
-
-/// `h:mm:ss`
-fn clock(seconds: f64) -> String {
-    let seconds = seconds.max(0.0) as u64;
-    format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }

@@ -58,9 +58,19 @@ fn jobs(context: &Context) -> Outcome<JobSettings> {
     let config = &context.config;
     let data = std::path::absolute(&config.data)?;
     let program = std::env::current_exe()?;
-    let words = [program.as_path(), Path::new("--data"), &data, Path::new("job"), Path::new("run")];
-    let command = words.map(|word| word.to_string_lossy().into_owned()).to_vec();
-    Ok(JobSettings { command, dir: data.join("jobs"), at_once: config.server.jobs_at_once, grace: JOB_GRACE })
+    let threads = config.jobs.threads.to_string();
+    let words = [program.as_path(), Path::new("--data"), &data, Path::new("--threads"), Path::new(&threads)];
+    let words = words.into_iter().chain([Path::new("job"), Path::new("run")]);
+    let command = words.map(|word| word.to_string_lossy().into_owned()).collect();
+    let jobs = &config.jobs;
+    Ok(JobSettings {
+        command,
+        dir: data.join("jobs"),
+        at_once: jobs.at_once,
+        grace: JOB_GRACE,
+        memory_bytes: jobs.memory_bytes,
+        keep: jobs.keep,
+    })
 }
 
 /// Of a model that the operator asked for.

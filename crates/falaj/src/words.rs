@@ -373,10 +373,50 @@ words! {
         "{0} rows, {1} steps of {2} tokens; results in {3}",
         "{0} lignes, {1} pas de {2} jetons ; résultats dans {3}",
         "{0} من الأسطر و{1} من الخطوات، كل خطوة {2} رمزًا؛ والنتائج في `{3}`";
+    TrainExpected:
+        "about {0} (h:min:s), by a rate measured on this machine",
+        "environ {0} (h:min:s), d'après un débit mesuré sur cette machine",
+        "نحو {0} (س:د:ث)، بحسب سرعة مقيسة على هذا الجهاز";
     TrainStep:
-        "step {0}/{1}  loss {2}  {3} tokens/s  {4} left",
-        "pas {0}/{1}  perte {2}  {3} jetons/s  reste {4}",
-        "خطوة {0}/{1}  الخسارة {2}  {3} رمزًا/ث  بقي {4}";
+        "step {0}/{1}  loss {2}  {3} tokens/s  {4} left  learning rate {5}  memory {6}",
+        "pas {0}/{1}  perte {2}  {3} jetons/s  reste {4}  taux {5}  mémoire {6}",
+        "خطوة {0}/{1}  الخسارة {2}  {3} رمزًا/ث  بقي {4}  معدل التعلم {5}  الذاكرة {6}";
+    TrainLeft: "{0}/{1}  {2} left", "{0}/{1}  reste {2}", "{0}/{1}  بقي {2}";
+    TrainLoss: "loss {0} {1}", "perte {0} {1}", "الخسارة {0} {1}";
+    TrainLossHeld:
+        "loss {0} {1}  held-out {2} ({3} % right)",
+        "perte {0} {1}  réservées {2} ({3} % justes)",
+        "الخسارة {0} {1}  المحجوزة {2} ({3} ٪ صحيحة)";
+    TrainPace:
+        "{0} tokens/s  learning rate {1}  memory {2}",
+        "{0} jetons/s  taux {1}  mémoire {2}",
+        "{0} رمزًا/ث  معدل التعلم {1}  الذاكرة {2}";
+    TrainSample: "step {0}: {1}\n    → {2}", "pas {0} : {1}\n    → {2}", "خطوة {0}: {1}\n    ← {2}";
+    TrainEnergy: "energy: {0}", "énergie : {0}", "الطاقة: {0}";
+    TrainReport: "report and plots: {0}", "rapport et courbes : {0}", "التقرير والرسوم: `{0}`";
+    TrainNoRun:
+        "`{0}` holds no run with steps",
+        "`{0}` ne contient aucun entraînement avec des pas",
+        "لا يحتوي `{0}` على تدريب فيه خطوات";
+    TrainNoRunNext:
+        "give the folder of a run: `falaj train plot DIR`",
+        "donnez le dossier d'un entraînement : `falaj train plot DOSSIER`",
+        "أعطِ مجلد تدريب: `falaj train plot DIR`";
+    ReportSteps: "steps", "pas", "الخطوات";
+    ReportLearnt: "tokens learnt from", "jetons appris", "الرموز المتعلَّمة";
+    ReportLoss: "training loss, first → last step", "perte d'entraînement, premier → dernier pas", "خسارة التدريب من أول خطوة إلى آخرها";
+    ReportHeld: "held-out loss (share of tokens right)", "perte réservée (part de jetons justes)", "الخسارة المحجوزة (نسبة الرموز الصحيحة)";
+    ReportTime: "time (h:min:s)", "durée (h:min:s)", "الزمن (س:د:ث)";
+    ReportEnergy: "energy (grade: method)", "énergie (classe : méthode)", "الطاقة (الدرجة: الطريقة)";
+    ReportUnknown: "not known", "inconnue", "غير معروفة";
+    ReportResults: "results", "résultats", "النتائج";
+    ReportSamples: "What it answered", "Ses réponses", "ما أجاب به";
+    PlotStep: "step", "pas", "الخطوة";
+    PlotLoss: "loss (nats per token)", "perte (nats par jeton)", "الخسارة (نات لكل رمز)";
+    PlotTrain: "training", "entraînement", "التدريب";
+    PlotHeld: "held-out", "réservées", "المحجوزة";
+    PlotSpeed: "tokens per second", "jetons par seconde", "رموز في الثانية";
+    PlotRate: "learning rate", "taux d'apprentissage", "معدل التعلم";
     TrainHeldOut:
         "step {0}: on held-out data loss {1}, {2} % of tokens right",
         "pas {0} : perte {1} sur les données réservées, {2} % de jetons justes",
@@ -415,10 +455,14 @@ words! {
         "about {0} (h:min:s) for {1} passes at {2} tokens/s, as you said",
         "environ {0} (h:min:s) pour {1} passages à {2} jetons/s, comme indiqué",
         "نحو {0} (س:د:ث) لعدد {1} من المرات بسرعة {2} رمزًا في الثانية كما ذكرت";
-    DataTimeGuessed:
-        "roughly {0} (h:min:s) for {1} passes at {2} tokens/s, guessed from {3} million operations a token; measure, then give `--tokens-per-second`",
-        "grossièrement {0} (h:min:s) pour {1} passages à {2} jetons/s, supposés d'après {3} millions d'opérations par jeton ; mesurez, puis donnez `--tokens-per-second`",
-        "تقريبًا {0} (س:د:ث) لعدد {1} من المرات بسرعة {2} رمزًا في الثانية، تقديرًا من {3} مليون عملية لكل رمز؛ قِس ثم أعطِ `--tokens-per-second`";
+    DataTimeLast:
+        "about {0} (h:min:s) for {1} passes at {2} tokens/s, as the last job on this model",
+        "environ {0} (h:min:s) pour {1} passages à {2} jetons/s, comme le dernier entraînement de ce modèle",
+        "نحو {0} (س:د:ث) لعدد {1} من المرات بسرعة {2} رمزًا في الثانية كما في آخر تدريب لهذا النموذج";
+    DataTimeMeasured:
+        "about {0} (h:min:s) for {1} passes at {2} tokens/s, measured just now by a few steps",
+        "environ {0} (h:min:s) pour {1} passages à {2} jetons/s, mesurés à l'instant sur quelques pas",
+        "نحو {0} (س:د:ث) لعدد {1} من المرات بسرعة {2} رمزًا في الثانية قيست الآن ببضع خطوات";
     DataLine: "line {0}: {1}", "ligne {0} : {1}", "السطر {0}: {1}";
     DataMoreLines: "and {0} more bad lines", "et {0} autres lignes mauvaises", "و{0} من الأسطر المعيبة الأخرى";
     DataBad:

@@ -215,7 +215,7 @@ impl Reader<'_> {
     }
 
     /// A (rank, in) and B (out, rank) of a module, B's rows in the order of the model's; `None` where it is not adapted.
-    fn module(&mut self, slot: Slot) -> Result<Option<(Vec<f32>, Vec<f32>)>, ModelError> {
+    fn module(&mut self, slot: Slot) -> Result<Option<Matrices>, ModelError> {
         let module = Naming::HuggingFace.name(slot);
         let module = module.strip_suffix(".weight").unwrap_or(&module);
         let names = ["A", "B"].map(|which| format!("base_model.model.{module}.lora_{which}.weight"));
@@ -254,6 +254,9 @@ impl Reader<'_> {
         weight.map_err(|source| ModelError::Weight { tensor: "of the adapter".to_owned(), source })
     }
 }
+
+/// A and B of a module, row-major.
+type Matrices = (Vec<f32>, Vec<f32>);
 
 /// What a step with adapters needs beside: which rows have which, and what lies between two matrices.
 pub(crate) struct Adapted {

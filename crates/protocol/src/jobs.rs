@@ -1,10 +1,13 @@
 //! Fine-tuning jobs: what a client asks for, in either dialect, as one [`JobRequest`]; their life cycle; what the process that
 //! runs one says while it does. What the dialects answer is in `jobs/mistral.rs` and `jobs/openai.rs`.
 
+mod energy;
 pub mod mistral;
 pub mod openai;
 
 use serde::{Deserialize, Serialize};
+
+pub use energy::{Energy, Grade, Metering};
 
 /// Where a job stands. The words are Mistral's; OpenAI's are made from them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -144,7 +147,7 @@ pub enum Progress {
         data_tokens: u64,
         tokens_per_step: u64,
         steps: u64,
-        /// By a measured step; `None` where none was measured.
+        /// By a rate that was measured on this machine; `None` where none was.
         expected_seconds: Option<u64>,
     },
     Step {
@@ -157,6 +160,9 @@ pub enum Progress {
         tokens: u64,
         tokens_per_second: f64,
         seconds_left: f64,
+        /// Share of the tokens that were the most likely one; unknown in files of before.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        accuracy: Option<f64>,
     },
     Evaluation {
         step: u64,
@@ -164,6 +170,12 @@ pub enum Progress {
         loss: f64,
         /// Share of the tokens that were the most likely one.
         accuracy: f64,
+    },
+    /// What the model answers by now: the likeliest token each time.
+    Sample {
+        step: u64,
+        prompt: String,
+        answer: String,
     },
     Checkpoint {
         step: u64,
@@ -175,6 +187,8 @@ pub enum Progress {
     Done {
         model: String,
         trained_tokens: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        energy: Option<Energy>,
     },
     /// It stopped because it was asked to, with a checkpoint.
     Stopped {

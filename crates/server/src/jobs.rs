@@ -2,6 +2,8 @@
 //! it; a site that stops lets its jobs write a checkpoint, and takes them up again when it is back. The state of every job is in
 //! the store; this module only moves it along. How a process is spoken to is in `jobs/process.rs`.
 
+mod folder;
+mod news;
 mod process;
 
 use std::collections::HashMap;
@@ -9,11 +11,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use falaj_protocol::jobs::{JobRequest, JobSpec, JobStatus, Progress, SPEC_FILE};
-use falaj_store::{Checkpoint, Job, JobChange, Page, Store, StoreError};
+use falaj_protocol::jobs::{JobStatus, Progress};
+use falaj_store::{Job, JobChange, Page, Store, StoreError};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, Semaphore, watch};
 
+use news::News;
 use process::{Child, Next, Stop};
 
 /// How jobs are run.
@@ -27,6 +30,10 @@ pub struct JobSettings {
     pub at_once: usize,
     /// How long a process may take to stop before it is killed.
     pub grace: Duration,
+    /// Most memory that a process may hold; `None`: not bounded.
+    pub memory_bytes: Option<u64>,
+    /// How long the folder of an ended job stays.
+    pub keep: Duration,
 }
 
 /// The jobs of a site. Cheap to clone.
@@ -138,7 +145,9 @@ impl Jobs {
             return Ok(requested);
         }
         // No process has it: nobody else would ever say that it is over.
-        self.shared.store.move_job(&job.id, JobStatus::Cancelled, &nothing).await
+        let cancelled = self.shared.store.move_job(&job.id, JobStatus::Cancelled, &nothing).await?;
+        self.tidy(&job.id).await;
+        Ok(cancelled)
     }
 
     /// Looks at a job's data in `dir` as if it were to be trained, and says what it would take.
@@ -149,46 +158,6 @@ impl Jobs {
         let _slot = self.shared.checking.acquire().await.map_err(|_| "this site is stopping".to_owned())?;
         let (_stop, asked) = watch::channel(Stop::No);
         self.check(dir, asked).await.map_err(|end| end.reason())
-    }
-
-    /// Writes `job.json` and makes the files available beside it, by links where possible: they may be deleted meanwhile.
-    ///
-    /// # Errors
-    /// Those of the file system, and files that are gone.
-    pub async fn prepare(
-        &self,
-        workspace: &str,
-        dir: &Path,
-        id: &str,
-        name: &str,
-        request: &JobRequest,
-    ) -> Result<(), StoreError> {
-        let io = |action, path: &Path| {
-            let path = path.to_path_buf();
-            move |source| StoreError::Io { action, path, source }
-        };
-        tokio::fs::create_dir_all(dir).await.map_err(io("create", dir))?;
-        let mut spec = JobSpec {
-            id: id.to_owned(),
-            name: name.to_owned(),
-            request: request.clone(),
-            training: Vec::new(),
-            validation: Vec::new(),
-        };
-        let training = request.training_files.iter().map(|file| (&file.file, false));
-        let validation = request.validation_files.iter().map(|file| (file, true));
-        for (number, (file, held_out)) in training.chain(validation).enumerate() {
-            let stored = self.shared.store.file(workspace, file).await?;
-            let name = format!("data-{number}.jsonl");
-            let (from, to) = (self.shared.store.blobs().path(&stored.digest), dir.join(&name));
-            if tokio::fs::hard_link(&from, &to).await.is_err() {
-                tokio::fs::copy(&from, &to).await.map_err(io("copy", &from))?;
-            }
-            if held_out { &mut spec.validation } else { &mut spec.training }.push(name);
-        }
-        let path = dir.join(SPEC_FILE);
-        let text = serde_json::to_vec_pretty(&spec).unwrap_or_default();
-        tokio::fs::write(&path, text).await.map_err(io("write", &path))
     }
 
     /// Whatever was under way when this site's last process ended is due again.
@@ -309,12 +278,20 @@ impl Jobs {
             (Some((model, tokens)), _) => {
                 store.add_model(&job.workspace, &model, &job.id, &job.model).await?;
                 news.running().await;
-                let change =
-                    JobChange { fine_tuned_model: Some(model), trained_tokens: Some(tokens), ..JobChange::default() };
+                let change = JobChange {
+                    fine_tuned_model: Some(model),
+                    trained_tokens: Some(tokens),
+                    result_file: self.results(job).await?,
+                    ..JobChange::default()
+                };
                 // A cancellation that came after the last step comes too late for the weights, not for the word.
                 match store.move_job(&job.id, JobStatus::Success, &change).await {
                     Err(StoreError::WrongStatus { .. }) => self.ended(job).await,
-                    moved => moved.map(drop),
+                    Err(error) => Err(error),
+                    Ok(_) => {
+                        self.tidy(&job.id).await;
+                        Ok(())
+                    }
                 }
             }
             (None, End::Asked(Stop::Cancel)) => self.ended(job).await,
@@ -334,6 +311,7 @@ impl Jobs {
         let status = self.shared.store.job(&job.workspace, &job.id).await?.status;
         if status == JobStatus::CancellationRequested {
             self.shared.store.move_job(&job.id, JobStatus::Cancelled, &JobChange::default()).await?;
+            self.tidy(&job.id).await;
         }
         Ok(())
     }
@@ -391,73 +369,6 @@ impl End {
             Self::Asked(_) => "it was stopped".to_owned(),
             Self::Failed(reason) | Self::BadData(reason) => reason.clone(),
         }
-    }
-}
-
-/// Writes what a process says into the store. Steps are many: of them only one in a while becomes an event.
-struct News<'a> {
-    jobs: &'a Jobs,
-    job: &'a Job,
-    is_running: bool,
-    last_event: Option<tokio::time::Instant>,
-    done: Option<(String, u64)>,
-}
-
-/// Between two events about steps.
-const EVENT_EVERY: Duration = Duration::from_secs(10);
-
-impl<'a> News<'a> {
-    fn new(jobs: &'a Jobs, job: &'a Job) -> Self {
-        Self { jobs, job, is_running: false, last_event: None, done: None }
-    }
-
-    /// The first step is the moment from which a job runs.
-    async fn running(&mut self) {
-        if !self.is_running {
-            self.is_running = true;
-            let moved = self.jobs.shared.store.move_job(&self.job.id, JobStatus::Running, &JobChange::default()).await;
-            if let Err(error) = moved {
-                tracing::debug!(job = self.job.id, %error, "not running");
-            }
-        }
-    }
-
-    async fn tell(&mut self, progress: Progress) {
-        if let Err(error) = self.write(progress).await {
-            tracing::error!(job = self.job.id, %error, "progress of a job could not be written");
-        }
-    }
-
-    async fn write(&mut self, progress: Progress) -> Result<(), StoreError> {
-        let store = &self.jobs.shared.store;
-        let id = &self.job.id;
-        match progress {
-            Progress::Step { step, steps, loss, learning_rate, tokens_per_second, .. } => {
-                self.running().await;
-                let last = step == steps;
-                if last || self.last_event.is_none_or(|at| at.elapsed() >= EVENT_EVERY) {
-                    self.last_event = Some(tokio::time::Instant::now());
-                    let data = json!({
-                        "step": step, "total_steps": steps, "train_loss": loss,
-                        "learning_rate": learning_rate, "tokens_per_second": tokens_per_second,
-                    });
-                    let message = format!("step {step} of {steps}: training loss {loss:.4}");
-                    store.add_event(id, "metrics", &message, Some(&data)).await?;
-                }
-            }
-            Progress::Evaluation { step, loss, accuracy } => {
-                let data = json!({ "step": step, "valid_loss": loss, "valid_mean_token_accuracy": accuracy });
-                let message = format!("step {step}: validation loss {loss:.4}, accuracy {accuracy:.4}");
-                store.add_event(id, "metrics", &message, Some(&data)).await?;
-            }
-            Progress::Checkpoint { step, train_loss, valid_loss, valid_accuracy } => {
-                let checkpoint = Checkpoint { step, train_loss, valid_loss, valid_accuracy, ..Checkpoint::default() };
-                store.add_checkpoint(id, &checkpoint).await?;
-            }
-            Progress::Done { model, trained_tokens } => self.done = Some((model, trained_tokens)),
-            Progress::Validated { .. } | Progress::Stopped { .. } | Progress::Failed { .. } => {}
-        }
-        Ok(())
     }
 }
 

@@ -15,6 +15,7 @@ mod health;
 mod ids;
 mod jobs;
 mod metrics;
+mod moment;
 mod operations;
 mod registry;
 mod routes;

@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use falaj_artifact::Digest;
 use falaj_store::{Store, StoreError, new_id};
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
+use sha2::digest::KeyInit;
 
 use crate::app::App;
 use crate::jobs::{JobSettings, Jobs};
 
-/// Expired files are not found any more; this is for their room on the disk.
+/// Expired files are not found any more, ended jobs need theirs no more; this is for their room on the disk.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
 
 pub struct Site {
@@ -18,7 +21,7 @@ pub struct Site {
     /// Largest file that is taken.
     pub(crate) file_limit_bytes: u64,
     /// Signs links of this process.
-    secret: [u8; 32],
+    mac: Hmac<Sha256>,
 }
 
 impl Site {
@@ -26,11 +29,15 @@ impl Site {
     /// When the system gives no random bytes.
     pub fn new(store: Store, jobs: JobSettings, file_limit_bytes: u64) -> Result<Self, StoreError> {
         let store = Arc::new(store);
-        let secret = *Digest::of([new_id()?, new_id()?].concat().as_bytes()).as_bytes();
-        Ok(Self { jobs: Jobs::new(Arc::clone(&store), jobs), store, file_limit_bytes, secret })
+        let secret = Digest::of([new_id()?, new_id()?].concat().as_bytes());
+        // A key of one whole block: shorter ones are filled with zeros in any case.
+        let mut key = [0; 64];
+        key.iter_mut().zip(secret.as_bytes()).for_each(|(byte, secret)| *byte = *secret);
+        let mac = <Hmac<Sha256> as KeyInit>::new(&key.into());
+        Ok(Self { jobs: Jobs::new(Arc::clone(&store), jobs), store, file_limit_bytes, mac })
     }
 
-    /// Runs jobs, and removes files that have expired, until [`Jobs::shutdown`].
+    /// Runs jobs, and removes files that have expired and what ended jobs left, until [`Jobs::shutdown`].
     pub(crate) async fn run(&self, app: &App) {
         match self.store.archived_models().await {
             Ok(archived) => archived.iter().for_each(|id| app.registry().hide(id, true)),
@@ -41,6 +48,7 @@ impl Site {
                 if let Err(error) = self.store.sweep_files().await {
                     tracing::error!(%error, "expired files could not be removed");
                 }
+                self.jobs.sweep().await;
                 tokio::time::sleep(SWEEP_EVERY).await;
             }
         };
@@ -50,21 +58,18 @@ impl Site {
         }
     }
 
-    /// A code that only this process can make. HMAC-SHA256 (RFC 2104), in hexadecimal.
+    /// A code that only this process can make, in hexadecimal.
     pub(crate) fn sign(&self, text: &str) -> String {
-        let padded = |with: u8| {
-            let mut block = [with; 64];
-            block.iter_mut().zip(self.secret).for_each(|(to, from)| *to ^= from);
-            block
-        };
-        let inner = Digest::of(&[&padded(0x36)[..], text.as_bytes()].concat());
-        Digest::of(&[&padded(0x5c)[..], inner.as_bytes()].concat()).to_string()
+        let code = self.mac(text).finalize().into_bytes();
+        code.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
+    /// Takes as long whatever it finds.
     pub(crate) fn signed(&self, text: &str, signature: &str) -> bool {
-        let expected = self.sign(text);
-        // Looks at every byte whatever it finds.
-        let differs = expected.bytes().zip(signature.bytes()).fold(0, |seen, (a, b)| seen | (a ^ b));
-        expected.len() == signature.len() && differs == 0
+        signature.parse::<Digest>().is_ok_and(|code| self.mac(text).verify_slice(code.as_bytes()).is_ok())
+    }
+
+    fn mac(&self, text: &str) -> Hmac<Sha256> {
+        self.mac.clone().chain_update(text)
     }
 }

@@ -10,8 +10,9 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use crate::StoreError;
 
 /// One step per schema version, from version 0 (empty) upwards.
-const STEPS: &[&[&str]] = &[&[
-    "CREATE TABLE files (
+const STEPS: &[&[&str]] = &[
+    &[
+        "CREATE TABLE files (
         seq INTEGER PRIMARY KEY AUTOINCREMENT,
         id TEXT NOT NULL UNIQUE,
         workspace TEXT NOT NULL,
@@ -24,9 +25,9 @@ const STEPS: &[&[&str]] = &[&[
         created_s INTEGER NOT NULL,
         expires_s INTEGER
     ) STRICT",
-    "CREATE INDEX files_by_workspace ON files (workspace, seq)",
-    "CREATE INDEX files_by_digest ON files (digest)",
-    "CREATE TABLE jobs (
+        "CREATE INDEX files_by_workspace ON files (workspace, seq)",
+        "CREATE INDEX files_by_digest ON files (digest)",
+        "CREATE TABLE jobs (
         seq INTEGER PRIMARY KEY AUTOINCREMENT,
         id TEXT NOT NULL UNIQUE,
         workspace TEXT NOT NULL,
@@ -43,9 +44,9 @@ const STEPS: &[&[&str]] = &[&[
         estimate TEXT,
         error TEXT
     ) STRICT",
-    "CREATE INDEX jobs_by_workspace ON jobs (workspace, seq)",
-    "CREATE INDEX jobs_by_status ON jobs (status)",
-    "CREATE TABLE job_events (
+        "CREATE INDEX jobs_by_workspace ON jobs (workspace, seq)",
+        "CREATE INDEX jobs_by_status ON jobs (status)",
+        "CREATE TABLE job_events (
         seq INTEGER PRIMARY KEY AUTOINCREMENT,
         id TEXT NOT NULL UNIQUE,
         job TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
@@ -54,8 +55,8 @@ const STEPS: &[&[&str]] = &[&[
         message TEXT NOT NULL,
         data TEXT
     ) STRICT",
-    "CREATE INDEX job_events_by_job ON job_events (job, seq)",
-    "CREATE TABLE job_checkpoints (
+        "CREATE INDEX job_events_by_job ON job_events (job, seq)",
+        "CREATE TABLE job_checkpoints (
         seq INTEGER PRIMARY KEY AUTOINCREMENT,
         id TEXT NOT NULL UNIQUE,
         job TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
@@ -66,7 +67,7 @@ const STEPS: &[&[&str]] = &[&[
         valid_accuracy REAL,
         UNIQUE (job, step)
     ) STRICT",
-    "CREATE TABLE tuned_models (
+        "CREATE TABLE tuned_models (
         id TEXT PRIMARY KEY,
         workspace TEXT NOT NULL,
         job TEXT NOT NULL,
@@ -76,7 +77,9 @@ const STEPS: &[&[&str]] = &[&[
         description TEXT,
         archived INTEGER NOT NULL DEFAULT 0
     ) STRICT",
-]];
+    ],
+    &["ALTER TABLE jobs ADD COLUMN result_file TEXT"],
+];
 
 pub(crate) async fn open(path: &Path) -> Result<SqlitePool, StoreError> {
     let options = SqliteConnectOptions::new()

@@ -1,9 +1,10 @@
 //! Files that clients uploaded or jobs made: a row each, the bytes in a blob that equal files share.
 
 use falaj_artifact::Digest;
-use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Row, Sqlite};
 
+use crate::pages::{Table, equals};
 use crate::{Page, Part, Store, StoreError, Upload, new_id, now_s, signed, unsigned};
 
 /// What is said of a file when it comes.
@@ -41,8 +42,7 @@ pub struct FileFilter {
     pub search: Option<String>,
 }
 
-const MATCHES: &str = "workspace = ?1 AND (expires_s IS NULL OR expires_s > ?2) AND (?3 IS NULL OR purpose = ?3)
-    AND (?4 IS NULL OR sample_type = ?4) AND (?5 IS NULL OR instr(lower(name), lower(?5)) > 0)";
+const FILES: Table = Table { name: "files", row: "file", owner: "workspace" };
 
 impl Store {
     /// Makes `upload` a file of `workspace`.
@@ -98,32 +98,15 @@ impl Store {
         filter: &FileFilter,
         page: &Page,
     ) -> Result<Part<StoredFile>, StoreError> {
-        let after = match &page.after {
-            None => None,
-            Some(id) => Some(self.place_of("files", "file", workspace, id).await?),
+        let matches = |query: &mut QueryBuilder<Sqlite>| {
+            query.push(" AND (expires_s IS NULL OR expires_s > ").push_bind(now_s()).push(")");
+            equals(query, "purpose", filter.purpose.as_deref());
+            equals(query, "sample_type", filter.sample_type.as_deref());
+            if let Some(search) = &filter.search {
+                query.push(" AND instr(lower(name), lower(").push_bind(search.clone()).push(")) > 0");
+            }
         };
-        let count = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM files WHERE {MATCHES}"));
-        let total: i64 = sqlx::query_scalar(count)
-            .bind(workspace)
-            .bind(now_s())
-            .bind(&filter.purpose)
-            .bind(&filter.sample_type)
-            .bind(&filter.search)
-            .fetch_one(&self.database)
-            .await?;
-        let listed = sqlx::AssertSqlSafe(format!("SELECT * FROM files WHERE {MATCHES} {}", order(page)));
-        let rows = sqlx::query(listed)
-            .bind(workspace)
-            .bind(now_s())
-            .bind(&filter.purpose)
-            .bind(&filter.sample_type)
-            .bind(&filter.search)
-            .bind(after)
-            .bind(i64::from(page.take) + 1)
-            .bind(signed(page.skip))
-            .fetch_all(&self.database)
-            .await?;
-        part(&rows, page, unsigned(total), read)
+        self.page(FILES, workspace, page, matches, read).await
     }
 
     /// Removes the file, and its bytes where no other file has the same.
@@ -164,42 +147,6 @@ impl Store {
             .await?;
         if users == 0 { self.blobs.remove(digest).await } else { Ok(()) }
     }
-
-    /// Where a row stands in its table: for pages that begin behind it.
-    pub(crate) async fn place_of(
-        &self,
-        table: &'static str,
-        what: &'static str,
-        workspace: &str,
-        id: &str,
-    ) -> Result<i64, StoreError> {
-        let sql = sqlx::AssertSqlSafe(format!("SELECT seq FROM {table} WHERE id = ?1 AND workspace = ?2"));
-        sqlx::query_scalar(sql)
-            .bind(id)
-            .bind(workspace)
-            .fetch_optional(&self.database)
-            .await?
-            .ok_or_else(|| StoreError::Unknown { what, id: id.to_owned() })
-    }
-}
-
-/// The end of a query whose first five parameters filter: ?6 the place to begin behind, ?7 the limit, ?8 the rows to skip.
-pub(crate) fn order(page: &Page) -> &'static str {
-    match page.newest_first {
-        true => "AND (?6 IS NULL OR seq < ?6) ORDER BY seq DESC LIMIT ?7 OFFSET ?8",
-        false => "AND (?6 IS NULL OR seq > ?6) ORDER BY seq ASC LIMIT ?7 OFFSET ?8",
-    }
-}
-
-/// `rows` holds one more than asked for where there are more.
-pub(crate) fn part<T>(
-    rows: &[SqliteRow],
-    page: &Page,
-    total: u64,
-    read: impl Fn(&SqliteRow) -> Result<T, StoreError>,
-) -> Result<Part<T>, StoreError> {
-    let take = page.take as usize;
-    Ok(Part { rows: rows.iter().take(take).map(read).collect::<Result<_, _>>()?, total, has_more: rows.len() > take })
 }
 
 fn digest(text: &str) -> Result<Digest, StoreError> {

@@ -3,10 +3,10 @@
 
 use falaj_protocol::jobs::JobStatus;
 use serde_json::Value;
-use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Row, Sqlite};
 
-use crate::files::{order, part};
+use crate::pages::{Table, equals};
 use crate::{Page, Part, Store, StoreError, new_id, now_s, signed, unsigned};
 
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +37,8 @@ pub struct Job {
     pub estimate: Option<Value>,
     /// Why it failed.
     pub error: Option<String>,
+    /// The file that tells of its steps.
+    pub result_file: Option<String>,
 }
 
 /// What else becomes known with a new status. `None` leaves what is there.
@@ -46,6 +48,7 @@ pub struct JobChange {
     pub trained_tokens: Option<u64>,
     pub estimate: Option<Value>,
     pub error: Option<String>,
+    pub result_file: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -82,8 +85,9 @@ pub struct JobFilter {
     pub created_before_s: Option<u64>,
 }
 
-const MATCHES: &str = "workspace = ?1 AND (?2 IS NULL OR model = ?2) AND (?3 IS NULL OR status = ?3)
-    AND (?4 IS NULL OR suffix = ?4) AND created_s > ?5 AND created_s < ?9";
+const JOBS: Table = Table { name: "jobs", row: "job", owner: "workspace" };
+const EVENTS: Table = Table { name: "job_events", row: "event", owner: "job" };
+const CHECKPOINTS: Table = Table { name: "job_checkpoints", row: "checkpoint", owner: "job" };
 
 impl Store {
     /// A job that waits to be looked at.
@@ -128,39 +132,18 @@ impl Store {
     /// # Errors
     /// A failing database, or `page.after` that names no job here.
     pub async fn jobs(&self, workspace: &str, filter: &JobFilter, page: &Page) -> Result<Part<Job>, StoreError> {
-        let after = match &page.after {
-            None => None,
-            Some(id) => Some(self.place_of("jobs", "job", workspace, id).await?),
+        let matches = |query: &mut QueryBuilder<Sqlite>| {
+            equals(query, "model", filter.model.as_deref());
+            equals(query, "status", filter.status.map(JobStatus::name));
+            equals(query, "suffix", filter.suffix.as_deref());
+            if let Some(after_s) = filter.created_after_s {
+                query.push(" AND created_s > ").push_bind(signed(after_s));
+            }
+            if let Some(before_s) = filter.created_before_s {
+                query.push(" AND created_s < ").push_bind(signed(before_s));
+            }
         };
-        let created_after = filter.created_after_s.map_or(i64::MIN, signed);
-        let created_before = filter.created_before_s.map_or(i64::MAX, signed);
-        let count = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM jobs WHERE {MATCHES}"));
-        let total: i64 = sqlx::query_scalar(count)
-            .bind(workspace)
-            .bind(&filter.model)
-            .bind(filter.status.map(JobStatus::name))
-            .bind(&filter.suffix)
-            .bind(created_after)
-            .bind(None::<i64>)
-            .bind(None::<i64>)
-            .bind(None::<i64>)
-            .bind(created_before)
-            .fetch_one(&self.database)
-            .await?;
-        let listed = sqlx::AssertSqlSafe(format!("SELECT * FROM jobs WHERE {MATCHES} {}", order(page)));
-        let rows = sqlx::query(listed)
-            .bind(workspace)
-            .bind(&filter.model)
-            .bind(filter.status.map(JobStatus::name))
-            .bind(&filter.suffix)
-            .bind(created_after)
-            .bind(after)
-            .bind(i64::from(page.take) + 1)
-            .bind(signed(page.skip))
-            .bind(created_before)
-            .fetch_all(&self.database)
-            .await?;
-        part(&rows, page, unsigned(total), read)
+        self.page(JOBS, workspace, page, matches, read).await
     }
 
     /// The jobs of all workspaces with one of these statuses, oldest first: for whoever runs them.
@@ -168,18 +151,32 @@ impl Store {
     /// # Errors
     /// A failing database.
     pub async fn jobs_in(&self, statuses: &[JobStatus]) -> Result<Vec<Job>, StoreError> {
-        let mut found = Vec::new();
+        let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM jobs WHERE status IN (");
+        let mut names = query.separated(", ");
         for status in statuses {
-            let rows = sqlx::query("SELECT * FROM jobs WHERE status = ?1 ORDER BY seq")
-                .bind(status.name())
-                .fetch_all(&self.database)
-                .await?;
-            for row in &rows {
-                found.push((row.try_get::<i64, _>("seq")?, read(row)?));
-            }
+            names.push_bind(status.name());
         }
-        found.sort_by_key(|(place, _)| *place);
-        Ok(found.into_iter().map(|(_, job)| job).collect())
+        query.push(") ORDER BY seq");
+        query.build().fetch_all(&self.database).await?.iter().map(read).collect()
+    }
+
+    /// When a job of any workspace ended, and how: for whoever keeps its files. `None` for one that is not known, or not over.
+    ///
+    /// # Errors
+    /// A failing database.
+    pub async fn job_end(&self, id: &str) -> Result<Option<(JobStatus, u64)>, StoreError> {
+        let row = sqlx::query("SELECT * FROM jobs WHERE id = ?1").bind(id).fetch_optional(&self.database).await?;
+        let job = row.map(|row| read(&row)).transpose()?;
+        Ok(job.and_then(|job| Some((job.status, job.finished_s?))))
+    }
+
+    /// Whether any workspace has such a job.
+    ///
+    /// # Errors
+    /// A failing database.
+    pub async fn knows_job(&self, id: &str) -> Result<bool, StoreError> {
+        let row = sqlx::query("SELECT 1 FROM jobs WHERE id = ?1").bind(id).fetch_optional(&self.database).await?;
+        Ok(row.is_some())
     }
 
     /// Brings a job from the status it has to `wanted`, with an event, and writes down what is known by now.
@@ -199,8 +196,8 @@ impl Store {
         let now = now_s();
         sqlx::query(
             "UPDATE jobs SET status = ?2, modified_s = ?3, finished_s = ?4, fine_tuned_model = coalesce(?5, fine_tuned_model),
-             trained_tokens = coalesce(?6, trained_tokens), estimate = coalesce(?7, estimate), error = coalesce(?8, error)
-             WHERE id = ?1",
+             trained_tokens = coalesce(?6, trained_tokens), estimate = coalesce(?7, estimate), error = coalesce(?8, error),
+             result_file = coalesce(?9, result_file) WHERE id = ?1",
         )
         .bind(id)
         .bind(wanted.name())
@@ -210,6 +207,7 @@ impl Store {
         .bind(change.trained_tokens.map(signed))
         .bind(change.estimate.as_ref().map(Value::to_string))
         .bind(&change.error)
+        .bind(&change.result_file)
         .execute(&mut *transaction)
         .await?;
         told(&mut transaction, id, wanted, change.error.as_deref()).await?;
@@ -261,16 +259,25 @@ impl Store {
     /// # Errors
     /// A failing database, or `page.after` that names no event of this job.
     pub async fn events(&self, job: &str, page: &Page) -> Result<Part<Event>, StoreError> {
-        let rows = self.rows_of("job_events", "event", job, page).await?;
-        part(&rows.0, page, rows.1, |row| {
-            Ok(Event {
-                id: row.try_get("id")?,
-                created_s: unsigned(row.try_get("created_s")?),
-                name: row.try_get("name")?,
-                message: row.try_get("message")?,
-                data: row.try_get::<Option<String>, _>("data")?.map(|text| json("job_events", &text)).transpose()?,
-            })
-        })
+        self.page(
+            EVENTS,
+            job,
+            page,
+            |_| (),
+            |row| {
+                Ok(Event {
+                    id: row.try_get("id")?,
+                    created_s: unsigned(row.try_get("created_s")?),
+                    name: row.try_get("name")?,
+                    message: row.try_get("message")?,
+                    data: row
+                        .try_get::<Option<String>, _>("data")?
+                        .map(|text| json("job_events", &text))
+                        .transpose()?,
+                })
+            },
+        )
+        .await
     }
 
     /// Writes down a checkpoint. The same step again replaces what was known of it.
@@ -300,51 +307,23 @@ impl Store {
     /// # Errors
     /// A failing database, or `page.after` that names no checkpoint of this job.
     pub async fn checkpoints(&self, job: &str, page: &Page) -> Result<Part<Checkpoint>, StoreError> {
-        let rows = self.rows_of("job_checkpoints", "checkpoint", job, page).await?;
-        part(&rows.0, page, rows.1, |row| {
-            Ok(Checkpoint {
-                id: row.try_get("id")?,
-                created_s: unsigned(row.try_get("created_s")?),
-                step: unsigned(row.try_get("step")?),
-                train_loss: row.try_get("train_loss")?,
-                valid_loss: row.try_get("valid_loss")?,
-                valid_accuracy: row.try_get("valid_accuracy")?,
-            })
-        })
-    }
-
-    /// The rows of `table` that belong to `job`, one more than the page takes, and their number on all pages.
-    async fn rows_of(
-        &self,
-        table: &'static str,
-        what: &'static str,
-        job: &str,
-        page: &Page,
-    ) -> Result<(Vec<SqliteRow>, u64), StoreError> {
-        let after: Option<i64> = match &page.after {
-            None => None,
-            Some(id) => {
-                let sql = sqlx::AssertSqlSafe(format!("SELECT seq FROM {table} WHERE id = ?1 AND job = ?2"));
-                let found = sqlx::query_scalar(sql).bind(id).bind(job).fetch_optional(&self.database).await?;
-                Some(found.ok_or_else(|| StoreError::Unknown { what, id: id.clone() })?)
-            }
-        };
-        let sql = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table} WHERE job = ?1"));
-        let total: i64 = sqlx::query_scalar(sql).bind(job).fetch_one(&self.database).await?;
-        // The parameters that `order` leaves to filters go unused here.
-        let sql = sqlx::AssertSqlSafe(format!("SELECT * FROM {table} WHERE job = ?1 {}", order(page)));
-        let rows = sqlx::query(sql)
-            .bind(job)
-            .bind(None::<i64>)
-            .bind(None::<i64>)
-            .bind(None::<i64>)
-            .bind(None::<i64>)
-            .bind(after)
-            .bind(i64::from(page.take) + 1)
-            .bind(signed(page.skip))
-            .fetch_all(&self.database)
-            .await?;
-        Ok((rows, unsigned(total)))
+        self.page(
+            CHECKPOINTS,
+            job,
+            page,
+            |_| (),
+            |row| {
+                Ok(Checkpoint {
+                    id: row.try_get("id")?,
+                    created_s: unsigned(row.try_get("created_s")?),
+                    step: unsigned(row.try_get("step")?),
+                    train_loss: row.try_get("train_loss")?,
+                    valid_loss: row.try_get("valid_loss")?,
+                    valid_accuracy: row.try_get("valid_accuracy")?,
+                })
+            },
+        )
+        .await
     }
 }
 
@@ -406,5 +385,6 @@ fn read(row: &SqliteRow) -> Result<Job, StoreError> {
         trained_tokens: row.try_get::<Option<i64>, _>("trained_tokens")?.map(unsigned),
         estimate: row.try_get::<Option<String>, _>("estimate")?.map(|text| json("jobs", &text)).transpose()?,
         error: row.try_get("error")?,
+        result_file: row.try_get("result_file")?,
     })
 }

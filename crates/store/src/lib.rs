@@ -10,6 +10,7 @@ mod error;
 mod files;
 mod jobs;
 mod models;
+mod pages;
 
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};

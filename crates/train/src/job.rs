@@ -17,7 +17,7 @@ use crate::disk::Disk;
 use crate::export::check_words;
 use crate::recipe::Method;
 use crate::run::{Learning, Outcome, Steps, Summary, Surroundings, run};
-use crate::{Arena, Checkpoints, Export, ExportFormat, Recipe, Record, Start, Teacher, TrainError, Trainer};
+use crate::{Arena, Checkpoints, Export, ExportFormat, Recipe, Record, Samples, Start, Teacher, TrainError, Trainer};
 
 /// What a recipe names, found and verified.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +49,7 @@ impl Job<'_> {
     /// # Errors
     /// Everything that [`TrainError`] knows.
     pub fn run(&self, surroundings: Surroundings<'_>) -> Result<Finished, TrainError> {
-        let Surroundings { folder, watch, cancelled, clock } = surroundings;
+        let Surroundings { folder, watch, cancelled, clock, energy } = surroundings;
         let Self { recipe, threads, .. } = *self;
         let Ready { encoder, facts, mut drawn, steps } = self.ready(folder)?;
         (*watch)(&self.validated(&facts, &drawn, steps));
@@ -76,7 +76,7 @@ impl Job<'_> {
         let probe = drawn.step(0)?.first().map(|batch| batch.tokens.clone()).unwrap_or_default();
         let order = drawn.train.order_digest(steps);
         let plan = recipe.plan();
-        let mut surroundings = Surroundings { folder, watch, cancelled, clock };
+        let mut surroundings = Surroundings { folder, watch, cancelled, clock, energy };
         let summary = match run(&mut trainer, &mut drawn, learning, &plan, surroundings.again())? {
             Outcome::Stopped { step } => return Ok(Finished::Stopped { step }),
             Outcome::Done(summary) => summary,
@@ -93,7 +93,6 @@ impl Job<'_> {
             code_version: env!("CARGO_PKG_VERSION").to_owned(),
             numerics: trainer.numerics(),
             summary,
-            energy_j: None,
         };
         let base_name = recipe.base.as_deref().unwrap_or_default();
         let export =
@@ -108,7 +107,8 @@ impl Job<'_> {
         let whole = exports.iter().find(|(format, ..)| *format != ExportFormat::Peft);
         if let Some((_, model, _)) = whole.or(exports.first()) {
             let model = model.to_string_lossy().into_owned();
-            (surroundings.watch)(&Progress::Done { model, trained_tokens: summary.trained_tokens });
+            let Summary { trained_tokens, energy, .. } = summary;
+            (surroundings.watch)(&Progress::Done { model, trained_tokens, energy });
         }
         Ok(Finished::Done { exports, summary })
     }
@@ -138,7 +138,8 @@ impl Job<'_> {
             }
         };
         let facts = prepared.facts.clone();
-        let drawn = prepared.batches(self.recipe, 0)?;
+        let mut drawn = prepared.batches(self.recipe, 0)?;
+        drawn.samples = Samples::new(&encoder, self.recipe)?;
         let steps = self.recipe.steps(&drawn.train);
         Ok(Ready { encoder, facts, drawn, steps })
     }

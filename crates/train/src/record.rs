@@ -24,8 +24,6 @@ pub struct Record {
     /// Of the operations.
     pub numerics: String,
     pub summary: Summary,
-    /// Joules, where a meter was at hand.
-    pub energy_j: Option<f64>,
 }
 
 impl Record {

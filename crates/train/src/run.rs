@@ -6,10 +6,12 @@ mod events;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use falaj_protocol::jobs::Progress;
+use falaj_protocol::jobs::{Energy, Progress};
 use serde::{Deserialize, Serialize};
 
-use crate::{Checkpoints, Distillation, Evaluation, MicroBatch, Preference, StepReport, Teacher, TrainError, Trainer};
+use crate::{
+    Checkpoints, Distillation, Evaluation, MicroBatch, Preference, Samples, StepReport, Teacher, TrainError, Trainer,
+};
 pub use events::Events;
 
 /// Where a job's batches come from.
@@ -25,6 +27,11 @@ pub trait Steps {
     /// # Errors
     /// Data that cannot be read.
     fn evaluation(&mut self) -> Result<Vec<MicroBatch>, TrainError>;
+
+    /// What the model is asked at each evaluation, for people to read.
+    fn samples(&self) -> Option<&Samples> {
+        None
+    }
 }
 
 /// What a step learns from its batches.
@@ -73,8 +80,11 @@ pub struct Summary {
     /// Of the weights that are the result.
     pub valid_loss: Option<f64>,
     pub valid_accuracy: Option<f64>,
-    /// Seconds of all processes that worked on it.
+    /// Seconds of all processes that worked on it, up to their last checkpoints.
     pub seconds: f64,
+    /// Of the same processes; `None` where nothing is known of it.
+    #[serde(default)]
+    pub energy: Option<Energy>,
 }
 
 /// What the loop carries over a checkpoint.
@@ -98,12 +108,15 @@ pub struct Surroundings<'a> {
     pub cancelled: &'a AtomicBool,
     /// Seconds since some moment.
     pub clock: &'a dyn Fn() -> f64,
+    /// What this process took so far.
+    pub energy: &'a dyn Fn() -> Option<Energy>,
 }
 
 impl<'a> Surroundings<'a> {
     /// For one more use.
     pub(crate) fn again(&mut self) -> Surroundings<'_> {
-        Surroundings { folder: self.folder, watch: self.watch, cancelled: self.cancelled, clock: self.clock }
+        let Self { folder, cancelled, clock, energy, .. } = *self;
+        Surroundings { folder, watch: self.watch, cancelled, clock, energy }
     }
 }
 
@@ -121,7 +134,7 @@ pub fn run(
     if matches!(learning, Learning::Preferences(_)) {
         trainer.keep_reference();
     }
-    let Surroundings { folder, watch, cancelled, clock } = surroundings;
+    let Surroundings { folder, watch, cancelled, clock, energy } = surroundings;
     let checkpoints = Checkpoints::new(folder.join("checkpoints"), plan.keep);
     let memory = match checkpoints.resume(trainer)? {
         Some(state) => serde_json::from_value(state.run).unwrap_or_default(),
@@ -129,8 +142,10 @@ pub fn run(
     };
     let events = Events::resume(&folder.join("events.jsonl"), trainer.steps_done())?;
     let best = Checkpoints::new(folder.join("best"), 1);
-    let mut run = Run { trainer, learning, plan, checkpoints, best, events, watch, memory };
-    let outcome = run.all_steps(steps, cancelled, clock);
+    let meter =
+        Meter { clock, energy, began_s: clock(), spent_s: memory.summary.seconds, spent: memory.summary.energy };
+    let mut run = Run { trainer, learning, plan, checkpoints, best, events, watch, memory, meter };
+    let outcome = run.all_steps(steps, cancelled);
     if let Err(error) = &outcome {
         // The disk may be what failed.
         let _ = run.tell(Progress::Failed { reason: error.to_string(), validation: false });
@@ -147,18 +162,32 @@ struct Run<'a> {
     events: Events,
     watch: &'a mut dyn FnMut(&Progress),
     memory: Memory,
+    meter: Meter<'a>,
+}
+
+/// What this process takes, behind what earlier ones of the job took.
+struct Meter<'a> {
+    clock: &'a dyn Fn() -> f64,
+    energy: &'a dyn Fn() -> Option<Energy>,
+    began_s: f64,
+    spent_s: f64,
+    spent: Option<Energy>,
+}
+
+impl Meter<'_> {
+    /// Seconds and joules of the whole job. Joules are known where all of its processes know theirs.
+    fn read(&self) -> (f64, Option<Energy>) {
+        let now = (self.energy)();
+        let energy = if self.spent_s > 0.0 { self.spent.zip(now).map(|(before, now)| before.and(now)) } else { now };
+        (self.spent_s + ((self.clock)() - self.began_s), energy)
+    }
 }
 
 impl Run<'_> {
-    fn all_steps(
-        &mut self,
-        steps: &mut dyn Steps,
-        cancelled: &AtomicBool,
-        clock: &dyn Fn() -> f64,
-    ) -> Result<Outcome, TrainError> {
+    fn all_steps(&mut self, steps: &mut dyn Steps, cancelled: &AtomicBool) -> Result<Outcome, TrainError> {
         let held_out = steps.evaluation()?;
         let total = self.trainer.settings().optimization.steps;
-        let (began, spent) = (clock(), self.memory.summary.seconds);
+        let (clock, began) = (self.meter.clock, self.meter.began_s);
         let first = self.trainer.steps_done();
         let mut ended_early = false;
         while self.trainer.steps_done() < total && !ended_early {
@@ -179,7 +208,7 @@ impl Run<'_> {
             }?;
             let now = clock();
             self.note(at, &report);
-            self.memory.summary.seconds = spent + (now - began);
+            (self.memory.summary.seconds, self.memory.summary.energy) = self.meter.read();
             let done = at + 1;
             self.tell(Progress::Step {
                 step: done,
@@ -190,10 +219,16 @@ impl Run<'_> {
                 tokens: report.tokens,
                 tokens_per_second: rate(report.tokens as f64, now - start),
                 seconds_left: (now - began) / (done - first) as f64 * (total - done) as f64,
+                accuracy: Some(report.accuracy),
             })?;
             let last = done == total;
-            if !held_out.is_empty() && (last || due(done, self.plan.evaluate_every)) {
-                ended_early = self.evaluate(&held_out)? && !last;
+            if last || due(done, self.plan.evaluate_every) {
+                if !held_out.is_empty() {
+                    ended_early = self.evaluate(&held_out)? && !last;
+                }
+                if let Some(samples) = steps.samples() {
+                    self.ask(samples, cancelled)?;
+                }
             }
             if last || ended_early || due(done, self.plan.checkpoint_every) {
                 self.checkpoint()?;
@@ -206,6 +241,7 @@ impl Run<'_> {
         let valid_loss = if self.plan.patience > 0 { *best_loss } else { last_evaluation.map(|(loss, _)| loss) };
         let mut summary = self.memory.summary;
         summary.steps = self.trainer.steps_done();
+        (summary.seconds, summary.energy) = self.meter.read();
         summary.valid_loss = valid_loss;
         summary.valid_accuracy = last_evaluation.map(|(_, accuracy)| accuracy);
         Ok(Outcome::Done(summary))
@@ -218,6 +254,21 @@ impl Run<'_> {
         }
         summary.last_loss = report.loss;
         summary.trained_tokens += report.tokens;
+    }
+
+    /// Lets the model answer for people to read; not for longer than they would wait.
+    fn ask(&mut self, samples: &Samples, cancelled: &AtomicBool) -> Result<(), TrainError> {
+        let (clock, step) = (self.meter.clock, self.trainer.steps_done());
+        let began = clock();
+        let go_on = || !cancelled.load(Ordering::Relaxed) && clock() - began < SAMPLE_SECONDS;
+        for (prompt, tokens) in samples.prompts() {
+            if !go_on() {
+                break;
+            }
+            let answer = samples.answer(self.trainer, tokens, &go_on)?;
+            self.tell(Progress::Sample { step, prompt: prompt.clone(), answer })?;
+        }
+        Ok(())
     }
 
     /// Returns whether it is time to end.
@@ -259,6 +310,9 @@ impl Run<'_> {
         Ok(())
     }
 }
+
+/// For all samples of an evaluation together.
+const SAMPLE_SECONDS: f64 = 10.0;
 
 fn due(done: u64, every: u64) -> bool {
     every > 0 && done.is_multiple_of(every)

@@ -280,7 +280,26 @@ impl Trainer {
     pub fn logits(&mut self, batch: &MicroBatch) -> Result<Vec<f32>, TrainError> {
         self.check(batch)?;
         self.decoder.forward(batch, None);
-        Ok(self.decoder.logits(batch))
+        Ok(self.decoder.logits(0..batch.len()))
+    }
+
+    /// The most likely token behind `tokens`. Reads all of them each time: for a line of text now and then, not for serving.
+    ///
+    /// # Errors
+    /// Too many tokens, or such as the model does not know.
+    pub fn most_likely(&mut self, tokens: &[u32]) -> Result<u32, TrainError> {
+        let (mut padded, count) = (tokens.to_vec(), tokens.len());
+        // A document of its own, which the last token does not see.
+        padded.resize(count.next_multiple_of(2), 0);
+        let batch = MicroBatch::plain(padded.clone(), padded, count);
+        self.check(&batch)?;
+        self.decoder.forward(&batch, None);
+        // Whole pairs of tokens, as everywhere.
+        let logits = self.decoder.logits(batch.len() - 2..batch.len());
+        let mut rows = logits.chunks_exact(self.config().vocab_size);
+        let row = if count.is_multiple_of(2) { rows.nth(1) } else { rows.next() }.unwrap_or_default();
+        let best = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)));
+        Ok(best.map_or(0, |(token, _)| token as u32))
     }
 
     pub(crate) fn check(&self, batch: &MicroBatch) -> Result<(), TrainError> {

@@ -18,7 +18,8 @@ fn a_good_file_is_described() {
     // <s>[INST]…[/INST] is asked, the name and the end are learnt.
     let [total, learnt] = ["total", "learnt"].map(|key| found["tokens"][key].as_u64().unwrap());
     assert!(learnt >= 4 && learnt % 2 == 0 && total > learnt + 10, "{found}");
-    assert_eq!(found["estimate"]["tokens_per_second_from"], "operations");
+    assert_eq!(found["estimate"]["tokens_per_second_from"], "measured");
+    assert!(found["estimate"]["tokens_per_second"].as_f64().unwrap() > 1.0, "{found}");
     let given = ["data", "check", "a.jsonl", "--tokens-per-second", "2", "--epochs", "1.5", "--length", "4"];
     let ran = site.falaj(&given).ok();
     let seconds = (total as f64 * 1.5 / 2.0).ceil();

@@ -11,4 +11,5 @@ mod pull;
 mod run;
 mod site;
 mod stand_in;
+mod train;
 mod up;

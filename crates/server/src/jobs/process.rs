@@ -1,7 +1,7 @@
 //! The process of one job. It writes a line of JSON for everything that happens ([`Progress`]); its standard input is a leash:
 //! closed, it asks for a checkpoint and an end, so that no process outlives its site; a line `cancel` asks for the end alone.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{ChildStdin, ChildStdout, Command};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::{End, JobSettings};
 
@@ -45,7 +45,18 @@ pub(super) struct Child {
     grace: Duration,
     killed_at: Option<Instant>,
     failure: Option<End>,
+    memory: Option<Watch>,
 }
+
+/// Looks from time to time at what a process holds.
+struct Watch {
+    status: PathBuf,
+    most_bytes: u64,
+    every: Interval,
+}
+
+/// Often enough that little more than the limit is taken, seldom enough to cost nothing.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// What a process says, or how it ended.
 pub(super) enum Next {
@@ -77,6 +88,11 @@ impl Child {
         let mut process = piped.spawn().map_err(|error| format!("`{program}` cannot be started: {error}"))?;
         let leash = process.stdin.take();
         let (stdout, stderr) = process.stdout.take().zip(process.stderr.take()).ok_or("the process has no output")?;
+        let memory = settings.memory_bytes.zip(process.id()).map(|(most_bytes, id)| {
+            let mut every = tokio::time::interval(LOOK_EVERY);
+            every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            Watch { status: format!("/proc/{id}/status").into(), most_bytes, every }
+        });
         Ok(Self {
             process,
             leash,
@@ -88,6 +104,7 @@ impl Child {
             grace: settings.grace,
             killed_at: None,
             failure: None,
+            memory,
         })
     }
 
@@ -110,6 +127,12 @@ impl Child {
                     self.handled = asked;
                     self.killed_at.get_or_insert_with(|| Instant::now() + self.grace);
                     self.pull(asked).await;
+                }
+                taken = too_much(&mut self.memory) => {
+                    self.memory = None;
+                    self.failure = Some(End::Failed(taken));
+                    // What it last wrote as a checkpoint is whole at every moment.
+                    self.killed_at = Some(Instant::now());
                 }
                 () = at(self.killed_at) => {
                     self.killed_at = None;
@@ -171,6 +194,33 @@ impl Child {
         }
         self.leash = None;
     }
+}
+
+/// Waits until the process holds more than it may, and says so. Pages of files are the kernel's to take back: they do not count.
+async fn too_much(watch: &mut Option<Watch>) -> String {
+    let Some(Watch { status, most_bytes, every }) = watch else { return std::future::pending().await };
+    loop {
+        every.tick().await;
+        // Not there: the process has just ended, or this is no Linux.
+        let status = tokio::fs::read_to_string(&*status).await.unwrap_or_default();
+        let taken = held_bytes(&status);
+        if taken > *most_bytes {
+            let [taken, most] = [taken, *most_bytes].map(|bytes| bytes.div_ceil(1 << 20));
+            return format!(
+                "the job took {taken} MiB of memory, and `jobs.memory_bytes` allows {most} MiB; ask for shorter rows \
+                 or smaller batches, or raise that setting"
+            );
+        }
+    }
+}
+
+/// Memory of its own. Source: proc_pid_status(5).
+fn held_bytes(status: &str) -> u64 {
+    let kibibytes = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_suffix("kB"));
+        line.and_then(|number| number.trim().parse::<u64>().ok()).unwrap_or(0)
+    };
+    (kibibytes("RssAnon:") + kibibytes("RssShmem:")).saturating_mul(1 << 10)
 }
 
 async fn at(moment: Option<Instant>) {

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::multipart::{Field, Multipart, MultipartError, MultipartRejection};
-use axum::extract::{Extension, Path, Query, State};
+use axum::extract::{Extension, FromRequestParts, Path, Query, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, extract::rejection::QueryRejection};
+use falaj_artifact::plain_name;
 use falaj_protocol::files::{DeletedFile, FileList, FileObject, MistralFile, SignedUrl};
 use falaj_protocol::jobs::openai::List;
 use falaj_protocol::{Dialect, Problem};
@@ -81,33 +83,39 @@ pub(crate) async fn list(
     })
 }
 
-pub(crate) async fn retrieve(
-    State(app): State<App>,
-    caller: Caller,
-    Extension(dialect): Extension<Dialect>,
-    Path(id): Path<String>,
-) -> Result<Response, ApiError> {
-    let file = app.site()?.store.file(&caller.workspace, &id).await?;
-    Ok(Json(object(&file, dialect)).into_response())
+/// The file that a path names, where it is the caller's.
+pub(crate) struct Named {
+    app: App,
+    workspace: String,
+    file: StoredFile,
 }
 
-pub(crate) async fn delete(
-    State(app): State<App>,
-    caller: Caller,
-    Path(id): Path<String>,
-) -> Result<Json<DeletedFile>, ApiError> {
-    app.site()?.store.remove_file(&caller.workspace, &id).await?;
-    Ok(Json(DeletedFile { id, object: "file", deleted: true }))
+impl FromRequestParts<App> for Named {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let Caller { workspace, .. } = Caller::from_request_parts(parts, app).await?;
+        // A path whose escapes are no UTF-8 names nothing.
+        let Path(id) = Path::<String>::from_request_parts(parts, app)
+            .await
+            .map_err(|_| ApiError::UnknownPath { path: parts.uri.path().to_owned() })?;
+        let file = app.site()?.store.file(&workspace, &id).await?;
+        Ok(Self { app: app.clone(), workspace, file })
+    }
 }
 
-pub(crate) async fn content(
-    State(app): State<App>,
-    caller: Caller,
-    Path(id): Path<String>,
-) -> Result<Response, ApiError> {
-    let site = app.site()?;
-    let file = site.store.file(&caller.workspace, &id).await?;
-    send(site, &file).await
+pub(crate) async fn retrieve(named: Named, Extension(dialect): Extension<Dialect>) -> Json<FileObject> {
+    Json(object(&named.file, dialect))
+}
+
+pub(crate) async fn delete(named: Named) -> Result<Json<DeletedFile>, ApiError> {
+    let Named { app, workspace, file } = named;
+    app.site()?.store.remove_file(&workspace, &file.id).await?;
+    Ok(Json(DeletedFile { id: file.id, object: "file", deleted: true }))
+}
+
+pub(crate) async fn content(named: Named) -> Result<Response, ApiError> {
+    send(named.app.site()?, &named.file).await
 }
 
 #[derive(Deserialize)]
@@ -118,20 +126,16 @@ pub(crate) struct Expiry {
 
 /// A link that needs no key, until it expires or this site stops.
 pub(crate) async fn signed_url(
-    State(app): State<App>,
-    caller: Caller,
-    Path(id): Path<String>,
+    named: Named,
     Query(Expiry { expiry }): Query<Expiry>,
     headers: HeaderMap,
 ) -> Result<Json<SignedUrl>, ApiError> {
-    let site = app.site()?;
-    site.store.file(&caller.workspace, &id).await?;
+    let Named { app, workspace, file: StoredFile { id, .. } } = &named;
     let hours = expiry.unwrap_or(24).clamp(1, 168);
     let expires_s = ids::now_s() + hours * 3600;
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
     let scheme = headers.get("x-forwarded-proto").and_then(|scheme| scheme.to_str().ok()).unwrap_or("http");
-    let signature = site.sign(&link(&caller.workspace, &id, expires_s));
-    let workspace = &caller.workspace;
+    let signature = app.site()?.sign(&link(workspace, id, expires_s));
     let url = format!("{scheme}://{host}/signed/files/{workspace}/{id}?expires={expires_s}&signature={signature}");
     Ok(Json(SignedUrl { url }))
 }
@@ -175,8 +179,7 @@ async fn send(site: &Site, file: &StoredFile) -> Result<Response, ApiError> {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(file.bytes));
     // Names are other people's: only plain characters go into a header.
-    let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
-    let name: String = file.name.chars().map(plain).collect();
+    let name = plain_name(&file.name, '_');
     if let Ok(value) = HeaderValue::from_str(&format!("attachment; filename=\"{name}\"")) {
         headers.insert(header::CONTENT_DISPOSITION, value);
     }

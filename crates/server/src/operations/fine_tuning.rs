@@ -5,8 +5,10 @@ mod shown;
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Extension, Path, Query, State};
+use axum::extract::{Extension, FromRequestParts, Path, Query, State};
+use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
+use falaj_artifact::plain_name;
 use falaj_protocol::jobs::{JobRequest, JobStatus, mistral, openai};
 use falaj_protocol::{Dialect, Problem};
 use falaj_store::{Job, JobFilter, NewJob, StoreError, new_id};
@@ -16,7 +18,8 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::body::Raw;
 use crate::error::ApiError;
-use crate::jobs::ALL;
+use crate::jobs::{ALL, Jobs};
+use crate::moment;
 use crate::operations::files::{bad_query, page};
 use crate::site::Site;
 
@@ -106,8 +109,7 @@ fn invalid(field: &'static str, msg: &str) -> ApiError {
 /// A name for what comes of a job: the model, the client's word, and enough of the job's id to be the only one.
 fn name(job: &Job) -> String {
     let id = job.id.get(..8).unwrap_or(&job.id);
-    let base: String =
-        job.model.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' }).collect();
+    let base = plain_name(&job.model, '-');
     match &job.suffix {
         Some(suffix) => format!("ft-{base}-{suffix}-{id}"),
         None => format!("ft-{base}-{id}"),
@@ -142,9 +144,9 @@ pub(crate) async fn list(
             ApiError::Invalid(vec![Problem::new("enum", &["query", "status"], format!("no such status: `{name}`"))])
         })?),
     };
-    let moment = |text: Option<&String>, field: &'static str| match text {
+    let read = |text: Option<&String>, field: &'static str| match text {
         None => Ok(None),
-        Some(text) => shown::moment(text).map(Some).ok_or_else(|| {
+        Some(text) => moment::parse(text).map(Some).ok_or_else(|| {
             let msg = "Input should be a date and time as RFC 3339 writes them";
             ApiError::Invalid(vec![Problem::new("datetime_parsing", &["query", field], msg)])
         }),
@@ -153,58 +155,63 @@ pub(crate) async fn list(
         model: asked.model.clone(),
         status,
         suffix: asked.suffix.clone(),
-        created_after_s: moment(asked.created_after.as_ref(), "created_after")?,
-        created_before_s: moment(asked.created_before.as_ref(), "created_before")?,
+        created_after_s: read(asked.created_after.as_ref(), "created_after")?,
+        created_before_s: read(asked.created_before.as_ref(), "created_before")?,
     };
     let part = site.store.jobs(&caller.workspace, &filter, &page).await?;
     Ok(shown::list(&part, dialect))
 }
 
-pub(crate) async fn retrieve(
-    State(app): State<App>,
-    caller: Caller,
-    Extension(dialect): Extension<Dialect>,
-    Path(id): Path<String>,
-) -> Result<Response, ApiError> {
-    let site = app.site()?;
-    let job = site.store.job(&caller.workspace, &id).await?;
-    shown::job(site, &job, dialect, true).await
+/// The job that a path names, where it is the caller's.
+pub(crate) struct Named {
+    app: App,
+    dialect: Dialect,
+    job: Job,
 }
 
-pub(crate) async fn cancel(
-    State(app): State<App>,
-    caller: Caller,
-    Extension(dialect): Extension<Dialect>,
-    Path(id): Path<String>,
-) -> Result<Response, ApiError> {
-    let site = app.site()?;
-    let job = site.store.job(&caller.workspace, &id).await?;
-    let job = site.jobs.cancel(&job).await?;
-    shown::job(site, &job, dialect, true).await
+impl FromRequestParts<App> for Named {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let caller = Caller::from_request_parts(parts, app).await?;
+        // A path whose escapes are no UTF-8 names nothing.
+        let Path(id) = Path::<String>::from_request_parts(parts, app)
+            .await
+            .map_err(|_| ApiError::UnknownPath { path: parts.uri.path().to_owned() })?;
+        let dialect = parts.extensions.get().copied().unwrap_or(Dialect::Mistral);
+        let job = app.site()?.store.job(&caller.workspace, &id).await?;
+        Ok(Self { app: app.clone(), dialect, job })
+    }
 }
 
-pub(crate) async fn start(
-    State(app): State<App>,
-    caller: Caller,
-    Extension(dialect): Extension<Dialect>,
-    Path(id): Path<String>,
-) -> Result<Response, ApiError> {
-    let site = app.site()?;
-    let job = site.store.job(&caller.workspace, &id).await?;
-    let job = site.jobs.start(&job).await?;
-    shown::job(site, &job, dialect, true).await
+impl Named {
+    async fn shown(self) -> Result<Response, ApiError> {
+        shown::job(self.app.site()?, &self.job, self.dialect, true).await
+    }
+
+    async fn moved(
+        mut self,
+        move_it: impl AsyncFnOnce(&Jobs, &Job) -> Result<Job, StoreError>,
+    ) -> Result<Response, ApiError> {
+        self.job = move_it(&self.app.site()?.jobs, &self.job).await?;
+        self.shown().await
+    }
 }
 
-pub(crate) async fn pause(
-    State(app): State<App>,
-    caller: Caller,
-    Extension(dialect): Extension<Dialect>,
-    Path(id): Path<String>,
-) -> Result<Response, ApiError> {
-    let site = app.site()?;
-    let job = site.store.job(&caller.workspace, &id).await?;
-    let job = site.jobs.pause(&job).await?;
-    shown::job(site, &job, dialect, true).await
+pub(crate) async fn retrieve(named: Named) -> Result<Response, ApiError> {
+    named.shown().await
+}
+
+pub(crate) async fn cancel(named: Named) -> Result<Response, ApiError> {
+    named.moved(async |jobs, job| jobs.cancel(job).await).await
+}
+
+pub(crate) async fn start(named: Named) -> Result<Response, ApiError> {
+    named.moved(async |jobs, job| jobs.start(job).await).await
+}
+
+pub(crate) async fn pause(named: Named) -> Result<Response, ApiError> {
+    named.moved(async |jobs, job| jobs.pause(job).await).await
 }
 
 #[derive(Deserialize)]
@@ -213,31 +220,21 @@ pub(crate) struct Cursor {
     limit: Option<u32>,
 }
 
-pub(crate) async fn events(
-    State(app): State<App>,
-    caller: Caller,
-    Path(id): Path<String>,
-    Query(asked): Query<Cursor>,
-) -> Result<Response, ApiError> {
-    let site = app.site()?;
-    let job = site.store.job(&caller.workspace, &id).await?;
-    let page = page(None, None, asked.after, asked.limit.or(Some(20)), None);
-    let part = site.store.events(&job.id, &page).await?;
+impl Cursor {
+    fn page(self, usual: u32) -> falaj_store::Page {
+        page(None, None, self.after, self.limit.or(Some(usual)), None)
+    }
+}
+
+pub(crate) async fn events(named: Named, Query(asked): Query<Cursor>) -> Result<Response, ApiError> {
+    let part = named.app.site()?.store.events(&named.job.id, &asked.page(20)).await?;
     let data = part.rows.into_iter().map(shown::openai_event).collect();
     Ok(Json(openai::List::new(data, part.has_more, |event: &openai::Event| &event.id)).into_response())
 }
 
-pub(crate) async fn checkpoints(
-    State(app): State<App>,
-    caller: Caller,
-    Path(id): Path<String>,
-    Query(asked): Query<Cursor>,
-) -> Result<Response, ApiError> {
-    let site = app.site()?;
-    let job = site.store.job(&caller.workspace, &id).await?;
-    let page = page(None, None, asked.after, asked.limit.or(Some(10)), None);
-    let part = site.store.checkpoints(&job.id, &page).await?;
-    let data = part.rows.into_iter().map(|checkpoint| shown::openai_checkpoint(&job, checkpoint)).collect();
+pub(crate) async fn checkpoints(named: Named, Query(asked): Query<Cursor>) -> Result<Response, ApiError> {
+    let part = named.app.site()?.store.checkpoints(&named.job.id, &asked.page(10)).await?;
+    let data = part.rows.into_iter().map(|checkpoint| shown::openai_checkpoint(&named.job, checkpoint)).collect();
     Ok(Json(openai::List::new(data, part.has_more, |checkpoint: &openai::Checkpoint| &checkpoint.id)).into_response())
 }
 

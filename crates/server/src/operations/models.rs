@@ -10,6 +10,7 @@ use falaj_protocol::models::{AnthropicModel, AnthropicModelList, Capabilities, M
 
 use crate::app::App;
 use crate::error::ApiError;
+use crate::moment::rfc3339;
 use crate::registry::{Facts, Listed};
 
 pub(crate) async fn list(State(app): State<App>, Extension(dialect): Extension<Dialect>) -> Response {
@@ -83,31 +84,4 @@ fn openai(facts: &Facts) -> OpenAiModel {
 fn anthropic(facts: &Facts) -> AnthropicModel {
     let name = facts.description.clone().unwrap_or_else(|| facts.id.clone());
     AnthropicModel { r#type: "model", id: facts.id.clone(), display_name: name, created_at: rfc3339(facts.created_s) }
-}
-
-/// UTC. Days to civil date: Howard Hinnant, "chrono-compatible low-level date algorithms".
-fn rfc3339(seconds: u64) -> String {
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::rfc3339;
-
-    #[test]
-    fn dates() {
-        assert_eq!(rfc3339(0), "1970-01-01T00:00:00Z");
-        assert_eq!(rfc3339(951_782_400), "2000-02-29T00:00:00Z");
-        assert_eq!(rfc3339(1_763_834_399), "2025-11-22T17:59:59Z");
-    }
 }

@@ -36,6 +36,8 @@ impl Keeping {
             dir: dir.join("jobs"),
             at_once: 1,
             grace: Duration::from_millis(300),
+            memory_bytes: Some(64 << 20),
+            keep: Duration::from_secs(3600),
         };
         let site = Site::new(Store::open(&dir).await.unwrap(), settings, 1 << 20).unwrap();
         let api = Api::over_site(registry, site);
@@ -183,6 +185,16 @@ async fn a_job_succeeds_and_each_client_sees_it() {
 
     let openai = site.api.get(&format!("/openai/v1/fine_tuning/jobs/{id}")).await.json();
     assert_eq!((&openai["status"], &openai["object"]), (&json!("succeeded"), &json!("fine_tuning.job")));
+    let results = openai["result_files"][0].as_str().unwrap();
+    assert_eq!(site.api.get(&format!("/openai/v1/files/{results}")).await.json()["purpose"], "fine-tune-results");
+    let table = site.api.get(&format!("/openai/v1/files/{results}/content")).await.text;
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!((lines.len(), lines[4]), (5, "4,2.50000,,2.60000,0.25000"), "{table}");
+    // The weights are elsewhere by now.
+    let mut left: Vec<_> =
+        std::fs::read_dir(site.dir.join("jobs").join(&id)).unwrap().map(|e| e.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["events.jsonl", "job.json"]);
     let events = site.api.get(&format!("/openai/v1/fine_tuning/jobs/{id}/events?limit=2")).await.json();
     assert_eq!((events["data"].as_array().unwrap().len(), &events["has_more"]), (2, &json!(true)));
     let checkpoints = site.api.get(&format!("/openai/v1/fine_tuning/jobs/{id}/checkpoints")).await.json();
@@ -244,6 +256,26 @@ async fn bad_data_and_dead_processes_are_told_apart() {
     site.until(&crash, "FAILED").await;
     let openai = site.api.get(&format!("/openai/v1/fine_tuning/jobs/{crash}")).await.json();
     assert_eq!(openai["error"]["message"], "the process ended with exit status: 3: no memory");
+    let greedy = site.job("greedy", json!({})).await;
+    site.until(&greedy, "FAILED").await;
+    let openai = site.api.get(&format!("/openai/v1/fine_tuning/jobs/{greedy}")).await.json();
+    let message = openai["error"]["message"].as_str().unwrap();
+    assert!(message.contains("`jobs.memory_bytes` allows 64 MiB"), "{message}");
+    // What it had reached is there for whoever looks for the cause.
+    assert_eq!(std::fs::read_to_string(site.dir.join("jobs").join(&greedy).join("step")).unwrap(), "1\n");
+    assert_eq!(openai["result_files"], json!([]));
+}
+
+#[tokio::test]
+async fn a_validation_file_is_shown_as_it_came() {
+    let site = Keeping::start().await;
+    let [train, held_out] = [site.file(TWO_LINES).await, site.file("held out").await];
+    let body = json!({"model": MODEL, "training_file": train, "validation_file": held_out});
+    let job = site.api.ok("/openai/v1/fine_tuning/jobs", body).await;
+    assert_eq!((&job["training_file"], &job["validation_file"]), (&json!(train), &json!(held_out)));
+    let id = job["id"].as_str().unwrap();
+    assert_eq!(site.shown(id).await["validation_files"], json!([held_out]));
+    site.until(id, "SUCCESS").await;
 }
 
 #[tokio::test]

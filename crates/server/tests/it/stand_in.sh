@@ -14,7 +14,8 @@ fi
 step=$(cat "$dir/step" 2>/dev/null || echo 0)
 while [ "$step" -lt 4 ]; do
     step=$((step + 1))
-    echo "{\"event\":\"step\",\"step\":$step,\"steps\":4,\"loss\":2.5,\"learning_rate\":0.001,\"grad_norm\":1,\"tokens\":20,\"tokens_per_second\":10,\"seconds_left\":1}"
+    echo "{\"event\":\"step\",\"step\":$step,\"steps\":4,\"loss\":2.5,\"learning_rate\":0.001,\"grad_norm\":1,\"tokens\":20,\"tokens_per_second\":10,\"seconds_left\":1}" | tee -a "$dir/events.jsonl"
+    echo "{\"event\":\"evaluation\",\"step\":$step,\"loss\":2.6,\"accuracy\":0.25}" >>"$dir/events.jsonl"
     echo "$step" >"$dir/step"
     echo "{\"event\":\"checkpoint\",\"step\":$step,\"train_loss\":2.5,\"valid_loss\":2.6,\"valid_accuracy\":0.25}"
     # Waits for its leash the first time it is run: until it is asked to stop.
@@ -23,6 +24,12 @@ while [ "$step" -lt 4 ]; do
         read -r word && exit 1
         echo "{\"event\":\"stopped\",\"step\":$step}"
         exit 0
+    fi
+    # Takes more memory than it may, and keeps it.
+    if grep -q greedy "$dir/data-0.jsonl"; then
+        hoard=$(head -c 100000000 /dev/zero | tr '\0' x)
+        read -r word
+        exit ${#hoard}
     fi
     # Hears nothing.
     if grep -q deaf "$dir/data-0.jsonl"; then exec sleep 1000; fi

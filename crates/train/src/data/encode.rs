@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use falaj_artifact::Hasher;
-use falaj_text::{ChatFormat, Conversation, Message, ModelText, Special, TextError, Tokenizer};
+use falaj_text::{ChatFormat, Conversation, Message, ModelText, OutputParser, Piece, Special, TextError, Tokenizer};
 
 use super::row::{Dialogue, Preference};
 use super::{Reason, Row};
@@ -82,6 +82,32 @@ impl Encoder {
 
     pub fn tokenizer(&self) -> &Arc<Tokenizer> {
         &self.tokenizer
+    }
+
+    /// `prompt` as a user would ask it, up to where the answer begins; plain text for a model that knows no chats.
+    ///
+    /// # Errors
+    /// A chat format that cannot render it.
+    pub fn question(&self, prompt: &str) -> Result<Vec<u32>, TextError> {
+        let Some(chat) = &self.chat else {
+            let tokens = self.tokenizer.encode(prompt, Special::Plain);
+            return Ok(self.plain(tokens, true, false).tokens);
+        };
+        let conversation = Conversation { messages: vec![Message::user(prompt)], ..Conversation::default() };
+        Ok(chat.render(&conversation)?.tokens)
+    }
+
+    /// What a model wrote, as people read it.
+    pub fn said(&self, tokens: &[u32]) -> String {
+        let Some(chat) = &self.chat else { return self.tokenizer.decode(tokens) };
+        let mut parser = OutputParser::new(chat, &self.tokenizer, false);
+        let mut pieces: Vec<Piece> = tokens.iter().flat_map(|token| parser.push(*token)).collect();
+        pieces.extend(parser.finish());
+        let texts = pieces.into_iter().filter_map(|piece| match piece {
+            Piece::Text(text) | Piece::Thinking(text) => Some(text),
+            Piece::ToolCallStart { .. } | Piece::ToolCallArguments { .. } => None,
+        });
+        texts.collect()
     }
 
     /// The units of a row: one, unless the chat format writes history in another way than the last turn.

@@ -149,7 +149,7 @@ impl Prepared {
         let weights: Option<Vec<f64>> = recipe.data.train.iter().map(|file| file.weight).collect();
         let train = Batches::new(self.train, shape, recipe.seed, weights.as_deref())?;
         let held = self.validation.map(|store| Batches::new(store, shape, recipe.seed, None)).transpose()?;
-        Ok(Drawn { train, held, evaluation_rows: recipe.evaluate.rows })
+        Ok(Drawn { train, held, evaluation_rows: recipe.evaluate.rows, samples: None })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::Batches;
 use crate::run::Steps;
-use crate::{MicroBatch, TrainError};
+use crate::{MicroBatch, Samples, TrainError};
 
 /// What is learnt from, and what is held out.
 #[derive(Debug)]
@@ -11,6 +11,8 @@ pub struct Drawn {
     pub held: Option<Batches>,
     /// Most rows of an evaluation; 0: all that are held out.
     pub evaluation_rows: usize,
+    /// What the model is asked meanwhile.
+    pub samples: Option<Samples>,
 }
 
 impl Steps for Drawn {
@@ -21,5 +23,9 @@ impl Steps for Drawn {
     fn evaluation(&mut self) -> Result<Vec<MicroBatch>, TrainError> {
         let Some(held) = &self.held else { return Ok(Vec::new()) };
         held.sample(self.evaluation_rows).map(|laid| laid.map(|laid| laid.batch)).collect()
+    }
+
+    fn samples(&self) -> Option<&Samples> {
+        self.samples.as_ref()
     }
 }

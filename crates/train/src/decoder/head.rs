@@ -1,6 +1,8 @@
 //! The end of the decoder: logits, loss and their gradient in pieces that fit the cache, so that the logits of a whole batch never
 //! exist. Only tokens that count are computed.
 
+use std::ops::Range;
+
 use falaj_kernels::{AlignedVec, Operand, OutMut, Then, Values};
 
 use super::{Decoder, Grads};
@@ -97,12 +99,13 @@ impl Decoder {
         &self.scratch.head.all_losses[..tokens]
     }
 
-    /// The logits of every token: (T, V). For tests and for round trips of exports; it takes room for all of them.
-    pub fn logits(&mut self, batch: &MicroBatch) -> Vec<f32> {
+    /// The logits of these tokens of the last forward pass: (T, V). For tests, samples and round trips of exports; it takes room for
+    /// all of them.
+    pub fn logits(&mut self, tokens: Range<usize>) -> Vec<f32> {
         let Self { machine: m, weights, tape, .. } = self;
-        let (t, d, v) = (batch.len(), m.config.hidden_size, m.config.vocab_size);
+        let (t, d, v) = (tokens.len(), m.config.hidden_size, m.config.vocab_size);
         let mut out = vec![0.0; t * v];
-        let x = Operand::rows(Values::Bf16(&tape.normed[..t * d]), t, d);
+        let x = Operand::rows(Values::Bf16(&tape.normed[tokens.start * d..tokens.end * d]), t, d);
         m.product(x, Operand::rows(weights.group(m, Group::Head), v, d), OutMut::f32(&mut out), Then::Store);
         out
     }

@@ -56,6 +56,7 @@ fn is_before(line: &str, step: u64) -> bool {
         Ok(
             Progress::Step { step: at, .. }
             | Progress::Evaluation { step: at, .. }
+            | Progress::Sample { step: at, .. }
             | Progress::Checkpoint { step: at, .. },
         ) => at <= step,
         Ok(Progress::Validated { .. }) => true,

@@ -66,7 +66,8 @@ fn go(
             cancelled.store(true, Ordering::Relaxed);
         }
     };
-    let surroundings = Surroundings { folder, watch: &mut watch, cancelled: &cancelled, clock: &clock };
+    let surroundings =
+        Surroundings { folder, watch: &mut watch, cancelled: &cancelled, clock: &clock, energy: &|| None };
     run(trainer, data, Learning::Tokens, plan, surroundings)
 }
 

@@ -107,8 +107,13 @@ fn a_recipe_becomes_a_model_and_an_adapter() {
     let go = |base: &Verified<ModelFiles>, cancelled: bool| {
         let (mut events, cancelled) = (Vec::new(), AtomicBool::new(cancelled));
         let mut watch = |event: &Progress| events.push(event.clone());
-        let surroundings =
-            Surroundings { folder: &folder.join("job"), watch: &mut watch, cancelled: &cancelled, clock: &|| 0.0 };
+        let surroundings = Surroundings {
+            folder: &folder.join("job"),
+            watch: &mut watch,
+            cancelled: &cancelled,
+            clock: &|| 0.0,
+            energy: &|| None,
+        };
         let finished = Job { recipe: &recipe, base, teacher: None, threads: 2 }.run(surroundings);
         (finished, events)
     };

@@ -149,7 +149,7 @@ fn openai_job(job: &Job) -> openai::Job {
         estimated_finish: expected_seconds.filter(|_| runs).map(|seconds| job.modified_s.saturating_add(seconds)),
         fine_tuned_model: job.fine_tuned_model.clone(),
         organization_id: job.workspace.clone(),
-        result_files: Vec::new(),
+        result_files: job.result_file.iter().cloned().collect(),
         status: openai::status(job.status, job.auto_start),
         training_file: request
             .as_ref()
@@ -208,47 +208,5 @@ pub(super) fn openai_checkpoint(job: &Job, checkpoint: Checkpoint) -> openai::Ch
             valid_loss: checkpoint.valid_loss,
             valid_mean_token_accuracy: checkpoint.valid_accuracy,
         },
-    }
-}
-
-/// Seconds since 1970 of `2026-11-23T01:02:03Z`, with a fraction or an offset or neither. Civil date to days: Howard Hinnant,
-/// "chrono-compatible low-level date algorithms".
-pub(super) fn moment(text: &str) -> Option<u64> {
-    let number = |range: std::ops::Range<usize>| text.get(range)?.parse::<i64>().ok().filter(|number| *number >= 0);
-    let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
-    let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
-    if !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 || minute > 59 || second > 60 {
-        return None;
-    }
-    let rest = text.get(19..)?.trim_start_matches(|c: char| c == '.' || c.is_ascii_digit());
-    let offset_s = match rest {
-        "" | "Z" | "z" => 0,
-        _ => {
-            let sign = if rest.starts_with('-') { -1 } else { 1 };
-            let (hours, minutes) = rest.get(1..)?.split_once(':')?;
-            sign * (hours.parse::<i64>().ok()? * 3600 + minutes.parse::<i64>().ok()? * 60)
-        }
-    };
-    let year = if month <= 2 { year - 1 } else { year };
-    let (era, year_of_era) = (year.div_euclid(400), year.rem_euclid(400));
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    let days = era * 146_097 + day_of_era - 719_468;
-    u64::try_from(days * 86_400 + hour * 3600 + minute * 60 + second - offset_s).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::moment;
-
-    #[test]
-    fn moments() {
-        assert_eq!(moment("1970-01-01T00:00:00Z"), Some(0));
-        assert_eq!(moment("2000-02-29T00:00:00+00:00"), Some(951_782_400));
-        assert_eq!(moment("2025-11-22T19:59:59.123+02:00"), Some(1_763_834_399));
-        assert_eq!(moment("2025-11-22T17:59:59"), Some(1_763_834_399));
-        assert_eq!(moment("2025-13-01T00:00:00Z"), None);
-        assert_eq!(moment("yesterday"), None);
-        assert_eq!(moment("١٩٧٠-٠١-٠١T00:00:00Z"), None);
     }
 }

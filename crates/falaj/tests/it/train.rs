@@ -1,4 +1,4 @@
-//! `falaj train` and `falaj job run`: from ten lines to a served answer, interrupted and taken up again, and what is wrong with a
+//! `falaj train` and `falaj job run`: from a dozen lines to a served answer, interrupted and taken up again, and what is wrong with a
 //! recipe. The built-in model learns a few steps.
 
 use crate::site::{Ran, Site};
@@ -8,10 +8,11 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Ten lines, and a model that learns in seconds.
+/// A dozen lines, and a model that learns in seconds.
 const RECIPE: &str = r#"
 name = "desk"
 base = "falaj-seed"
+method = "lora"
 [data]
 train = "talks.jsonl"
 validation = "held.jsonl"
@@ -51,7 +52,7 @@ fn adapter(folder: &Path) -> Vec<u8> {
 }
 
 #[test]
-fn ten_lines_become_a_served_answer() {
+fn a_dozen_lines_become_a_served_answer() {
     let site = site("train-served");
     let ran = site.falaj(&["train", "recipe.toml"]).ok();
     for words in
@@ -131,7 +132,7 @@ fn a_wrong_recipe_is_told_by_line_and_word() {
     told(&RECIPE.replace("steps = 6", "steps = \"six\"")).fails(2, &["steps", "next:"]);
     told(&RECIPE.replace("[batch]", "[bach]")).fails(2, &["bach"]);
     told(&RECIPE.replace("name = \"desk\"", "")).fails(2, &["`name` is missing"]);
-    told("no toml").fails(2, &["wrong.toml"]);
+    told("no toml").fails(2, &["wrong.toml", "line 1"]);
     told(&RECIPE.replace("talks.jsonl", "nowhere.jsonl")).fails(1, &["nowhere.jsonl"]);
     told(&RECIPE.replace("falaj-seed", "nobody")).fails(1, &["no model is called `nobody`"]);
     fs::write(site.path("talks.jsonl"), "{\"text\": 1}\n").unwrap();
@@ -140,7 +141,7 @@ fn a_wrong_recipe_is_told_by_line_and_word() {
     site.falaj(&["train"]).fails(2, &["RECIPE"]);
     let printed = site.falaj(&["train", "recipe.toml", "--print"]).ok().out;
     assert!(printed.contains("learning_rate = ") && printed.contains("samples = [\"Who are you?\"]"), "{printed}");
-    assert!(!site.path("desk").exists());
+    assert!(!site.path("desk/out").exists());
 }
 
 #[test]

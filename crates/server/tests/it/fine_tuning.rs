@@ -190,11 +190,16 @@ async fn a_job_succeeds_and_each_client_sees_it() {
     let table = site.api.get(&format!("/openai/v1/files/{results}/content")).await.text;
     let lines: Vec<&str> = table.lines().collect();
     assert_eq!((lines.len(), lines[4]), (5, "4,2.50000,,2.60000,0.25000"), "{table}");
-    // The weights are elsewhere by now.
-    let mut left: Vec<_> =
-        std::fs::read_dir(site.dir.join("jobs").join(&id)).unwrap().map(|e| e.unwrap().file_name()).collect();
-    left.sort();
-    assert_eq!(left, ["events.jsonl", "job.json"]);
+    // The weights are elsewhere by now, and what made them goes right after the word of success.
+    let left = || {
+        let entries = std::fs::read_dir(site.dir.join("jobs").join(&id)).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    while left() != ["events.jsonl", "job.json"] {
+        tokio::task::yield_now().await;
+    }
     let events = site.api.get(&format!("/openai/v1/fine_tuning/jobs/{id}/events?limit=2")).await.json();
     assert_eq!((events["data"].as_array().unwrap().len(), &events["has_more"]), (2, &json!(true)));
     let checkpoints = site.api.get(&format!("/openai/v1/fine_tuning/jobs/{id}/checkpoints")).await.json();

@@ -298,9 +298,10 @@ impl From<TextError> for ApiError {
             TextError::Grammar { what: "tools", .. } => Self::Unsupported { param: "tools", reason },
             TextError::Grammar { .. } => Self::Unsupported { param: "response_format", reason },
             TextError::MissingToken { .. } | TextError::NoChatFormat => Self::Unsupported { param: "model", reason },
-            TextError::File { .. } | TextError::Conversion { .. } | TextError::Template { .. } | TextError::Constraint { .. } => {
-                Self::Engine { reason }
-            }
+            TextError::File { .. }
+            | TextError::Conversion { .. }
+            | TextError::Template { .. }
+            | TextError::Constraint { .. } => Self::Engine { reason },
         }
     }
 }

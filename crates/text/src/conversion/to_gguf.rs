@@ -9,12 +9,14 @@ use crate::model_text::{Folder, read_json, read_sentencepiece, template_of};
 use crate::tokenizer::{GPT2, PRETOKENIZERS, Piece, piece_kind, sentencepiece_pieces};
 use crate::{ModelText, TextError};
 
+type Metadata = Vec<(String, Meta)>;
+
 /// The metadata, and the template among it.
 pub(super) fn metadata(
     folder: &Folder,
     text: &ModelText,
     vocab_size: usize,
-) -> Result<(Vec<(String, Meta)>, Option<String>), TextError> {
+) -> Result<(Metadata, Option<String>), TextError> {
     let mut words = match read_json(folder, "tokenizer.json")? {
         Some(json) => of_json(&json)?,
         None if folder.has("tekken.json") => {
@@ -30,7 +32,7 @@ pub(super) fn metadata(
         words.pieces.push(Piece { text: format!("[PAD{token}]"), score: UNUSED_SCORE, kind: piece_kind::UNUSED });
     }
 
-    let mut list: Vec<(String, Meta)> = Vec::new();
+    let mut list = Metadata::new();
     let mut set = |key: &str, value: Meta| list.push((format!("tokenizer.{key}"), value));
     set("ggml.model", words.model.into());
     if let Some(pre) = words.pre {

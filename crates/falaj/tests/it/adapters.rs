@@ -14,7 +14,8 @@ const BUILTIN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/falaj-s
 fn write(site: &Site, name: &str, config: &Config, seed: u64) {
     let dir = site.path(name);
     fs::create_dir_all(&dir).unwrap();
-    for (file, bytes) in AdapterSample::new(config, 4, seed).files().unwrap() {
+    // Strong enough to change a trained model's first words.
+    for (file, bytes) in AdapterSample::new(config, 4, seed).with_alpha(32.0).files().unwrap() {
         fs::write(dir.join(file), bytes).unwrap();
     }
 }
@@ -89,7 +90,7 @@ fn what_is_learnt_is_served_over_its_base() {
     let line =
         json!({ "messages": [{ "role": "user", "content": "Ping?" }, { "role": "assistant", "content": "Pong!" }] });
     fs::write(site.path("data.jsonl"), format!("{line}\n").repeat(8)).unwrap();
-    let recipe = "name = \"ponger\"\nmethod = \"lora\"\n[data]\ntrain = [{ path = \"data.jsonl\" }]\n[batch]\nsteps = 2\nrows = 1\nlength = 128\n";
+    let recipe = "name = \"ponger\"\nbase = \"falaj-seed\"\nmethod = \"lora\"\n[data]\ntrain = [{ path = \"data.jsonl\" }]\n[batch]\nsteps = 2\nrows = 1\nlength = 128\n";
     fs::write(site.path("recipe.toml"), recipe).unwrap();
     site.falaj(&["train", "recipe.toml"]).ok();
     let shown = site.falaj(&["model", "inspect", "ponger", "--json"]).ok().json();

@@ -36,6 +36,11 @@ impl AdapterSample {
         Self { targets: targets.to_vec(), ..self }
     }
 
+    /// What it adds is multiplied by `alpha / rank`.
+    pub fn with_alpha(self, alpha: f32) -> Self {
+        Self { alpha, ..self }
+    }
+
     /// `adapter_config.json` and `adapter_model.safetensors`.
     ///
     /// # Errors

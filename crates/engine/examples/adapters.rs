@@ -22,7 +22,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         EngineOptions {
             threads: options.threads,
             max_sequences: options.sequences,
-            context_tokens: (PROMPT_TOKENS + options.tokens + 1).max(64),
+            // The cache is as large as this context: room for all at once.
+            context_tokens: (options.sequences * (PROMPT_TOKENS + options.tokens + 17)).max(64),
             prefix_cache: false,
             speculation: false,
             ..EngineOptions::default()
@@ -75,18 +76,24 @@ fn decode(engine: &Engine, options: &Options, adapters: &[AdapterHandle]) -> Res
             logprobs: None,
         })?);
     }
-    for stream in &mut streams {
-        while let Some(event) = stream.events.blocking_recv() {
-            match event {
-                Event::Token { .. } => {}
-                Event::Done { .. } => break,
-                Event::Failed(reason) => return Err(reason.into()),
+    // In turn: the engine waits for a reader who is far behind, and the others would go on without it.
+    while !streams.is_empty() {
+        let mut failure = None;
+        streams.retain_mut(|stream| match stream.events.blocking_recv() {
+            Some(Event::Token { .. }) => true,
+            Some(Event::Failed(reason)) => {
+                failure = Some(reason);
+                false
             }
+            Some(Event::Done { .. }) | None => false,
+        });
+        if let Some(reason) = failure {
+            return Err(reason.into());
         }
     }
     let steps = engine.trace();
-    let decoding = steps.iter().rev().take_while(|step| step.prompt_rows == 0);
-    let full = decoding.filter(|step| step.decode_rows as usize == options.sequences);
+    let recent = steps.iter().rev().take(options.tokens);
+    let full = recent.filter(|step| step.prompt_rows == 0 && step.decode_rows as usize == options.sequences);
     let mut seconds: Vec<f64> = full.map(|step| (step.choose + step.forward + step.sample).as_secs_f64()).collect();
     if seconds.is_empty() {
         return Err("no step had all sequences".into());

@@ -33,6 +33,30 @@ fn a_model_comes_is_seen_and_goes() {
 }
 
 #[test]
+fn a_model_leaves_in_other_forms_and_comes_back() {
+    let site = Site::new("models-export");
+    let told = site.falaj(&["model", "export", "falaj-seed", "hf", "--json"]).ok().json();
+    assert!(told["logits_off"].as_f64().unwrap() < 0.05, "{told}");
+    for file in ["model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja", "generation_config.json"]
+    {
+        assert!(site.path("hf").join(file).exists(), "{file}");
+    }
+    site.falaj(&["model", "export", "./hf", "back.gguf", "--format", "q8_0"]).ok();
+    let hidden = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with('.');
+    assert!(!fs::read_dir(&site.dir).unwrap().any(|entry| hidden(&entry.unwrap())), "nothing hidden stays");
+    let shape = |model| site.falaj(&["model", "inspect", model, "--json"]).ok().json()["shape"].clone();
+    assert_eq!(shape("./back.gguf"), shape("falaj-seed"));
+    let answer = |model| site.falaj(&["run", model, "Hello", "--max-tokens", "8"]).ok().out;
+    assert!(!answer("./back.gguf").is_empty());
+
+    site.falaj(&["model", "export", "falaj-seed", "hf"]).fails(2, &["is there already"]);
+    site.falaj(&["model", "export", "falaj-seed", "x", "--format", "q8_0"]).fails(2, &["does not end in `.gguf`"]);
+    site.falaj(&["model", "export", "falaj-seed", "x.gguf", "--format", "safetensors"]).fails(2, &["a folder"]);
+    site.falaj(&["model", "export", "falaj-seed", "x.gguf", "--adapter", "nowhere"]).fails(1, &["adapter_config.json"]);
+    assert!(!site.path("x.gguf").exists());
+}
+
+#[test]
 fn a_changed_byte_is_found() {
     let site = Site::new("models-tampered");
     fs::write(site.path("tiny.gguf"), tiny_gguf()).unwrap();

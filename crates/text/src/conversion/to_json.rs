@@ -16,7 +16,14 @@ pub(super) fn files(gguf: &Gguf, text: &ModelText) -> Result<Vec<(&'static str, 
     let tokenizer = &text.tokenizer;
     let whole: Option<&str> = gguf.get("tokenizer.huggingface.json").map_err(broken)?;
     let vocabulary = match whole {
-        Some(json) => json.as_bytes().to_vec(),
+        Some(json) => {
+            let mut whole: Value = serde_json::from_str(json).map_err(|error| fail(FORM, error.to_string()))?;
+            // Whether texts begin with a token is what the GGUF says, whatever the file inside it does.
+            if let Some(whole) = whole.as_object_mut() {
+                whole.insert("post_processor".to_owned(), post_processor(text));
+            }
+            bytes(&whole)
+        }
         None => bytes(&tokenizer_json(gguf, text)?),
     };
     let name =

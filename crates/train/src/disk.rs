@@ -32,7 +32,7 @@ impl<'a> Disk<'a> {
     pub fn begin(&self, target: &Path) -> Result<Pending<'a>, TrainError> {
         let name = target.file_name().and_then(|name| name.to_str()).unwrap_or("files");
         let hidden = target.with_file_name(format!(".{name}.partial"));
-        let parent = target.parent().unwrap_or(Path::new("."));
+        let parent = folder_of(target);
         self.act("create", parent, || fs::create_dir_all(parent))?;
         if hidden.exists() {
             self.act("remove", &hidden, || fs::remove_dir_all(&hidden))?;
@@ -92,11 +92,15 @@ impl Pending<'_> {
             disk.act("replace", &target, || fs::remove_dir_all(&target))?;
         }
         disk.act("rename", &target, || fs::rename(&hidden, &target))?;
-        if let Some(parent) = target.parent() {
-            disk.act("write", parent, || File::open(parent)?.sync_all())?;
-        }
+        let parent = folder_of(&target);
+        disk.act("write", parent, || File::open(parent)?.sync_all())?;
         Ok(target)
     }
+}
+
+/// Where `target` lies; a bare name lies in the working folder.
+fn folder_of(target: &Path) -> &Path {
+    target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 struct Checked<'a> {

@@ -50,12 +50,13 @@ impl View {
         }
         match progress {
             Progress::Validated { rows, tokens_per_step, steps, expected_seconds, .. } => {
-                self.bar.set_length(*steps);
-                let [rows, steps, tokens] = [rows, steps, tokens_per_step].map(u64::to_string);
-                output::line(&Word::TrainPlan.with(&[&rows, &steps, &tokens, &self.folder]));
+                let [rows, steps_of, tokens] = [rows, steps, tokens_per_step].map(u64::to_string);
+                output::line(&Word::TrainPlan.with(&[&rows, &steps_of, &tokens, &self.folder]));
                 if let Some(seconds) = expected_seconds {
                     output::line(&Word::TrainExpected.with(&[&output::clock(*seconds as f64)]));
                 }
+                // Draws the bar: whatever is written after this goes through `line`.
+                self.bar.set_length(*steps);
             }
             Progress::Step { .. } => self.step(progress),
             Progress::Evaluation { step, loss, accuracy } => {

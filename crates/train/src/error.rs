@@ -55,6 +55,11 @@ pub enum TrainError {
     DataChanged { path: PathBuf, expected: String, found: String },
     #[error("`{}` holds {found}; the method needs {needed}", path.display())]
     WrongData { path: PathBuf, found: Format, needed: &'static str },
+    #[error(
+        "`{}` has checkpoints that were trained on other data: {what}; put that back to go on, or give this job a folder of its own",
+        folder.display()
+    )]
+    OtherData { folder: PathBuf, what: String },
     #[error("no row of the data can be learnt from; `falaj data check` tells why")]
     NoData,
     #[error(transparent)]

@@ -130,18 +130,27 @@ impl Job<'_> {
         for format in &self.recipe.export.formats {
             check_words(self.base, *format, encoder.tokenizer().vocab_size())?;
         }
-        let prepared = match Prepared::is_in(&data) {
-            true => Prepared::open(&data)?,
-            false => {
-                fs::create_dir_all(&data).map_err(TrainError::io("create", &data))?;
-                Prepared::make(self.recipe, &encoder, &data, self.threads, &mut |_| ())?
-            }
-        };
+        let prepared = self.prepared(folder, &data, &encoder)?;
         let facts = prepared.facts.clone();
         let mut drawn = prepared.batches(self.recipe, 0)?;
         drawn.samples = Samples::new(&encoder, self.recipe)?;
         let steps = self.recipe.steps(&drawn.train);
         Ok(Ready { encoder, facts, drawn, steps })
+    }
+
+    /// What an earlier run prepared if it is of this recipe and these files; made anew otherwise, unless steps were taken with it.
+    fn prepared(&self, folder: &Path, data: &Path, encoder: &Encoder) -> Result<Prepared, TrainError> {
+        if Prepared::is_in(data) {
+            let trained = !Checkpoints::new(folder.join("checkpoints"), 1).list()?.is_empty();
+            let prepared = Prepared::open(data)?;
+            match prepared.differs(self.recipe, trained)? {
+                None => return Ok(prepared),
+                Some(what) if trained => return Err(TrainError::OtherData { folder: folder.to_path_buf(), what }),
+                Some(_) => fs::remove_dir_all(data).map_err(TrainError::io("remove", data))?,
+            }
+        }
+        fs::create_dir_all(data).map_err(TrainError::io("create", data))?;
+        Prepared::make(self.recipe, encoder, data, self.threads, &mut |_| ())
     }
 
     fn validated(&self, facts: &DataFacts, drawn: &Drawn, steps: u64) -> Progress {

@@ -8,7 +8,7 @@ mod settings;
 
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::data::Batches;
 use crate::{ExportFormat, Target};
@@ -89,7 +89,7 @@ pub struct DataFile {
 }
 
 /// What becomes of a row longer than `batch.length`. Plain text is always split.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TooLong {
     /// Left out, and counted.

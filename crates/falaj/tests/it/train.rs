@@ -123,6 +123,25 @@ fn what_is_interrupted_goes_on_to_the_same_weights() {
 }
 
 #[test]
+fn data_that_changed_is_read_again_or_refused() {
+    let site = site("train-changed");
+    let talks = fs::read_to_string(site.path("talks.jsonl")).unwrap();
+    let check = ["train", "recipe.toml", "--out", "run", "--json"];
+    let few = talks.lines().take(20).map(|line| format!("{line}\n")).collect::<String>();
+    fs::write(site.path("talks.jsonl"), few).unwrap();
+    let data = |site: &Site| fs::read_to_string(site.path("run/data/data.json")).unwrap();
+    site.falaj(&check).ok();
+    let first = data(&site);
+    // As a run that was stopped before its first checkpoint.
+    fs::remove_dir_all(site.path("run/checkpoints")).unwrap();
+    fs::write(site.path("talks.jsonl"), &talks).unwrap();
+    site.falaj(&check).ok();
+    assert_ne!(data(&site), first, "the lines were read again");
+    fs::write(site.path("recipe.toml"), RECIPE.replace("length = 64", "length = 32")).unwrap();
+    site.falaj(&check).fails(1, &["batch.length", "was 64 and is 32", "a folder of its own"]);
+}
+
+#[test]
 fn a_wrong_recipe_is_told_by_line_and_word() {
     let site = site("train-wrong");
     let told = |text: &str| -> Ran {

@@ -1,7 +1,9 @@
 //! Before the first step: reads the recipe's files, renders them, splits off what is held out, and writes the stores into the
 //! job's folder, with a record of what went in.
 
-use std::fs;
+use std::fmt::Display;
+use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use falaj_artifact::Digest;
@@ -33,6 +35,11 @@ pub struct DataFacts {
     /// Predictions in a row.
     pub length: usize,
     pub seed: u64,
+    /// None where an older version prepared them.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub hold_out: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub too_long: Option<TooLong>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -48,6 +55,22 @@ pub struct FileRecord {
     pub long_rows: u64,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub weight: Option<f64>,
+}
+
+impl FileRecord {
+    fn is_still(&self, path: &Path, may_go: bool) -> Result<bool, TrainError> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            // A file of another name is another file.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Ok(may_go && self.path.file_name() == path.file_name());
+            }
+            Err(error) => return Err(TrainError::io("open", path)(error)),
+        };
+        let bytes = file.metadata().map_err(TrainError::io("read", path))?.len();
+        Ok(bytes == self.bytes
+            && Digest::of_reader(file, &mut |_| ()).map_err(TrainError::io("read", path))? == self.sha256)
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,6 +124,8 @@ impl Prepared {
             validation: held_counts,
             length: recipe.batch.length,
             seed: recipe.seed,
+            hold_out: Some(data.hold_out),
+            too_long: Some(data.too_long),
         };
         let path = dir.join(FACTS);
         let text = serde_json::to_vec_pretty(&facts).map_err(|error| TrainError::io("write", &path)(error.into()))?;
@@ -126,6 +151,46 @@ impl Prepared {
             return Err(damaged());
         }
         Ok(Self { facts, train, validation: (!held.is_empty()).then_some(held) })
+    }
+
+    /// What is otherwise in `recipe` and its files than when `make` read them; None where nothing is. Files that are gone are
+    /// taken to be the same if `files_may_go`: a job that resumes does not need them any more.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn differs(&self, recipe: &Recipe, files_may_go: bool) -> Result<Option<String>, TrainError> {
+        let (facts, data) = (&self.facts, &recipe.data);
+        let changed =
+            |name: &str, then: &dyn Display, now: &dyn Display| Some(format!("`{name}` was {then} and is {now}"));
+        if facts.length != recipe.batch.length {
+            return Ok(changed("batch.length", &facts.length, &recipe.batch.length));
+        }
+        if facts.seed != recipe.seed {
+            return Ok(changed("seed", &facts.seed, &recipe.seed));
+        }
+        if let Some(hold_out) = facts.hold_out.filter(|hold_out| *hold_out != data.hold_out) {
+            return Ok(changed("data.hold_out", &hold_out, &data.hold_out));
+        }
+        if facts.too_long.is_some_and(|too_long| too_long != data.too_long) {
+            return Ok(Some("`data.too_long` has another value".to_owned()));
+        }
+        for (name, then, now) in
+            [("data.train", &facts.files, &data.train), ("data.validation", &facts.validation_files, &data.validation)]
+        {
+            if then.len() != now.len() {
+                return Ok(Some(format!("`{name}` had {} files and has {}", then.len(), now.len())));
+            }
+            for (then, now) in then.iter().zip(now) {
+                let shown = now.path.display();
+                if then.weight != now.weight {
+                    return Ok(Some(format!("the weight of `{shown}` has another value")));
+                }
+                if !then.is_still(&now.path, files_may_go)? {
+                    return Ok(Some(format!("`{shown}` is not the file that was read")));
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// Whether `make` came to its end in `dir`.

@@ -155,3 +155,33 @@ fn a_store_that_was_cut_short_is_not_used() {
     fs::remove_file(dir.join("data.json")).unwrap();
     assert!(!Prepared::is_in(&dir));
 }
+
+#[test]
+fn other_data_is_told_apart_from_what_was_read() {
+    let folder = Folder::new("differs");
+    folder.write("a.jsonl", &(0..9).map(|k| chat("How many?", &k.to_string())).collect::<String>());
+    folder.write("b.jsonl", &chat("Who?", "me"));
+    let made = folder.make(PLAIN).unwrap();
+    let told = |recipe: &str, may_go| made.differs(&folder.recipe(recipe), may_go).unwrap();
+    assert_eq!(told(PLAIN, false), None);
+    assert_eq!(told(&format!("{PLAIN}[batch]\nrows = 3\n"), false), None, "rows of a batch are not prepared");
+    for (other, word) in [
+        ("[data]\ntrain = \"b.jsonl\"\nhold_out = 0\n", "b.jsonl"),
+        ("[data]\ntrain = [\"a.jsonl\", \"b.jsonl\"]\nhold_out = 0\n", "1 files and has 2"),
+        ("[data]\ntrain = \"a.jsonl\"\nvalidation = \"b.jsonl\"\n", "data.validation"),
+        ("[data]\ntrain = \"a.jsonl\"\nhold_out = 0.5\n", "data.hold_out"),
+        ("[data]\ntrain = \"gone.jsonl\"\nhold_out = 0\n", "gone.jsonl"),
+        (&format!("{PLAIN}too_long = \"refuse\"\n"), "data.too_long"),
+        (&format!("{PLAIN}[batch]\nlength = 64\n"), "batch.length"),
+        (&format!("seed = 5\n{PLAIN}"), "seed"),
+    ] {
+        let told = told(other, true).unwrap_or_default();
+        assert!(told.contains(word), "{other}: {told}");
+    }
+    // Of the same length, so that only its digest tells.
+    folder.write("a.jsonl", &(0..9).map(|k| chat("How many!", &k.to_string())).collect::<String>());
+    assert!(told(PLAIN, true).unwrap().contains("a.jsonl"));
+    fs::remove_file(folder.0.join("a.jsonl")).unwrap();
+    assert_eq!(told(PLAIN, true), None, "a job that resumes does not need its files");
+    assert!(told(PLAIN, false).unwrap().contains("a.jsonl"));
+}

@@ -2,11 +2,12 @@
 
 use crate::Error;
 use crate::cache::{Cache, Entry};
+use crate::compiled::Asked;
 use crate::entities::{self, Types};
 use crate::policies::{self, Language, Policies};
 use crate::question::{Question, Target};
 use crate::record::Record;
-use crate::world::{Actor, World};
+use crate::world::{Actor, Grant, World};
 use cedar_policy::{Authorizer, Context, Entities, EntityUid, Request};
 use falaj_artifact::Digest;
 use std::collections::HashMap;
@@ -201,8 +202,7 @@ pub struct State {
     types: Types,
     entities: Entities,
     site: EntityUid,
-    /// Ids of grants by artifact.
-    grants: HashMap<String, Vec<String>>,
+    grants: HashMap<String, Granted>,
     authorizer: Authorizer,
 }
 
@@ -217,10 +217,10 @@ impl State {
         world.check()?;
         let types = Types::new()?;
         let entities = types.entities(&world)?;
-        let mut grants: HashMap<String, Vec<String>> = HashMap::new();
+        let mut grants: HashMap<String, Granted> = HashMap::new();
         for (id, grant) in &world.grants {
             for artifact in &grant.artifacts {
-                grants.entry(artifact.clone()).or_default().push(id.clone());
+                grants.entry(artifact.clone()).or_default().add(id, grant);
             }
         }
         let epoch = Epoch { policies: policies.digest(), world: serial };
@@ -230,7 +230,7 @@ impl State {
 
     /// The answer, and until when it is one.
     fn answer(self: &Arc<Self>, question: &Question, now: u64) -> (Answer, u64) {
-        let (verdict, until) = self.verdict(question, now);
+        let (verdict, until) = self.verdict(question, now, By::Compiled);
         let answer = Answer {
             question: question.clone(),
             permitted: verdict.permitted,
@@ -244,38 +244,33 @@ impl State {
         (answer, until.min((now / 3_600 + 1) * 3_600))
     }
 
-    pub(crate) fn verdict(&self, question: &Question, now: u64) -> (Verdict, u64) {
+    pub(crate) fn verdict(&self, question: &Question, now: u64, by: By) -> (Verdict, u64) {
         let Some(actor) = self.world.actors.get(&*question.actor) else {
             return (Verdict::missing("unknown-actor"), u64::MAX);
         };
         let Some(artifact) = self.foreign(question, actor) else {
-            return (self.evaluate(question, actor, None, now, "not-yours"), u64::MAX);
+            return (self.evaluate(question, actor, None, now, "not-yours", by), u64::MAX);
         };
         let mut until = u64::MAX;
         let mut denied = None;
-        for id in self.grants.get(artifact).into_iter().flatten() {
+        let organisation = self.organisation(actor);
+        let granted = self.grants.get(artifact).map(|granted| granted.to(organisation, &actor.workspace));
+        for id in granted.into_iter().flatten() {
             let Some(grant) = self.world.grants.get(id) else { continue };
-            let organisation = self.organisation(actor);
-            if !(grant.everyone
-                || grant.organisations.contains(organisation)
-                || grant.workspaces.contains(&actor.workspace))
-            {
-                continue;
-            }
             for edge in [grant.from, grant.until].into_iter().flatten().filter(|edge| *edge > now) {
                 until = until.min(edge);
             }
             if !grant.holds(now) || !grant.actions.contains(&question.action) {
                 continue;
             }
-            let verdict = self.evaluate(question, actor, Some(id), now, "no-grant");
+            let verdict = self.evaluate(question, actor, Some((id, grant)), now, "no-grant", by);
             if verdict.permitted {
                 return (verdict, until);
             }
             denied.get_or_insert(verdict);
         }
         // Without a grant the forbidding policies still have a say, and a name.
-        (denied.unwrap_or_else(|| self.evaluate(question, actor, None, now, "no-grant")), until)
+        (denied.unwrap_or_else(|| self.evaluate(question, actor, None, now, "no-grant", by)), until)
     }
 
     /// The artifact asked for, unless it is the actor's own. One that does not exist is like one that was not granted, so that
@@ -295,11 +290,20 @@ impl State {
         &self,
         question: &Question,
         actor: &Actor,
-        grant: Option<&str>,
+        grant: Option<(&str, &Grant)>,
         now: u64,
         missing: &'static str,
+        by: By,
     ) -> Verdict {
-        let response = match self.request(question, actor, grant, now) {
+        let (hour, weekday) = ((now / 3_600 % 24) as i64, ((now / 86_400 + 4) % 7) as i64);
+        if by == By::Compiled {
+            let asked = Asked { world: &self.world, question, actor, grant, hour, weekday };
+            if let Some((permitted, deciding)) = self.policies.compiled.verdict(&asked) {
+                return Verdict::new(permitted, deciding, grant, missing);
+            }
+        }
+        let grant_id = grant.map(|(id, _)| id);
+        let response = match self.request(question, actor, grant_id, hour, weekday) {
             Ok(request) => self.authorizer.is_authorized(&request, &self.policies.set, &self.entities),
             Err(_) => return Verdict::missing("unreadable"),
         };
@@ -318,22 +322,25 @@ impl State {
             response.diagnostics().reason().map(|id| AsRef::<str>::as_ref(id).to_owned()).collect();
         deciding.sort_unstable();
         let permitted = response.decision() == cedar_policy::Decision::Allow;
-        if deciding.is_empty() {
-            return Verdict::missing(missing);
-        }
-        Verdict { permitted, deciding, grant: grant.map(str::to_owned) }
+        Verdict::new(permitted, deciding, grant, missing)
     }
 
-    fn request(&self, question: &Question, actor: &Actor, grant: Option<&str>, now: u64) -> Result<Request, Error> {
-        let (hour, weekday) = (now / 3_600 % 24, (now / 86_400 + 4) % 7);
+    fn request(
+        &self,
+        question: &Question,
+        actor: &Actor,
+        grant: Option<&str>,
+        hour: i64,
+        weekday: i64,
+    ) -> Result<Request, Error> {
         let mut pairs = Vec::with_capacity(8);
         let mut pair = |name: &str, value| pairs.push((name.to_owned(), value));
         pair("site", entities::entity(self.site.clone()));
         pair("action", entities::text(question.action.word()));
         pair("purpose", entities::text(&question.purpose));
         pair("class", entities::class(question.class));
-        pair("hour", cedar_policy::RestrictedExpression::new_long(hour as i64));
-        pair("weekday", cedar_policy::RestrictedExpression::new_long(weekday as i64));
+        pair("hour", cedar_policy::RestrictedExpression::new_long(hour));
+        pair("weekday", cedar_policy::RestrictedExpression::new_long(weekday));
         if let Some(id) = grant {
             pair("grant", entities::entity(self.types.grant(id)));
         }
@@ -350,6 +357,37 @@ impl State {
     }
 }
 
+/// The grants on one artifact: ids by whom they are for.
+#[derive(Default)]
+struct Granted {
+    everyone: Vec<String>,
+    organisations: HashMap<String, Vec<String>>,
+    workspaces: HashMap<String, Vec<String>>,
+}
+
+impl Granted {
+    fn add(&mut self, id: &str, grant: &Grant) {
+        if grant.everyone {
+            self.everyone.push(id.to_owned());
+        }
+        for (all, by) in [(&grant.organisations, &mut self.organisations), (&grant.workspaces, &mut self.workspaces)] {
+            for grantee in all {
+                by.entry(grantee.clone()).or_default().push(id.to_owned());
+            }
+        }
+    }
+
+    /// In the order of their ids, each once, so that a denial always names the same one.
+    fn to(&self, organisation: &str, workspace: &str) -> Vec<&str> {
+        let (organisation, workspace) = (self.organisations.get(organisation), self.workspaces.get(workspace));
+        let all = self.everyone.iter().chain(organisation.into_iter().flatten()).chain(workspace.into_iter().flatten());
+        let mut ids: Vec<&str> = all.map(String::as_str).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+}
+
 /// What the policies said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
@@ -358,7 +396,22 @@ pub struct Verdict {
     pub grant: Option<String>,
 }
 
+/// Who evaluates the policies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// The compiled ones, and Cedar where they do not know.
+    Compiled,
+    Cedar,
+}
+
 impl Verdict {
+    fn new(permitted: bool, deciding: Vec<String>, grant: Option<(&str, &Grant)>, missing: &'static str) -> Self {
+        if deciding.is_empty() {
+            return Self::missing(missing);
+        }
+        Self { permitted, deciding, grant: grant.map(|(id, _)| id.to_owned()) }
+    }
+
     fn missing(word: &str) -> Self {
         Self { permitted: false, deciding: vec![word.to_owned()], grant: None }
     }

@@ -1,14 +1,16 @@
 //! The policies of a site: those that every site has, and its own, parsed and validated strictly against one schema.
 
 use crate::Error;
+use crate::compiled::Compiled;
 use cedar_policy::{PolicyId, PolicySet, Schema, ValidationMode, Validator};
 use falaj_artifact::Digest;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 /// A validated set. What does not validate is never held.
 #[derive(Clone, Debug)]
 pub struct Policies {
     pub(crate) set: PolicySet,
+    pub(crate) compiled: Arc<Compiled>,
     digest: Digest,
     warnings: Vec<String>,
 }
@@ -46,7 +48,8 @@ impl Policies {
         }
         let warnings = verdict.validation_warnings().map(ToString::to_string).collect();
         let digest = Digest::of(written(&set)?.as_bytes());
-        Ok(Self { set, digest, warnings })
+        let compiled = Arc::new(Compiled::new(&set)?);
+        Ok(Self { set, compiled, digest, warnings })
     }
 
     /// Of what the policies say, whatever their order, comments and spacing in files.

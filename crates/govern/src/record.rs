@@ -2,7 +2,7 @@
 //! others.
 
 use crate::Error;
-use crate::gate::{State, Verdict};
+use crate::gate::{By, State, Verdict};
 use crate::policies::Policies;
 use crate::question::{Question, Target};
 use crate::world::{Grant, World};
@@ -49,13 +49,13 @@ impl Record {
         Digest::of(&serde_json::to_vec(self).unwrap_or_default())
     }
 
-    /// Decides the question again, from the recorded world.
+    /// Decides the question again, from the recorded world, by Cedar's own evaluator.
     ///
     /// # Errors
     /// A recorded world that does not hold together.
     pub fn again(&self, policies: &Policies) -> Result<(bool, Vec<String>), Error> {
         let state = State::new(policies.clone(), self.world.clone(), 0)?;
-        let (Verdict { permitted, deciding, .. }, _) = state.verdict(&self.question, self.time);
+        let (Verdict { permitted, deciding, .. }, _) = state.verdict(&self.question, self.time, By::Cedar);
         Ok((permitted, deciding))
     }
 

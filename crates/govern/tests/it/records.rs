@@ -62,6 +62,36 @@ fn every_decision_can_be_made_again_from_its_record() {
     assert!(permitted > 30 && denied > 30, "{permitted} permitted, {denied} denied");
 }
 
+/// One of each construct that policies are compiled from, and one that is left to Cedar.
+const CONSTRUCTS: [&str; 8] = [
+    r#"@id("t") forbid (principal is Agent, action, resource);"#,
+    r#"@id("t") forbid (principal, action, resource == Artifact::"notes");"#,
+    r#"@id("t") forbid (principal in Organisation::"sante", action in [Action::"read", Action::"audit"], resource);"#,
+    r#"@id("t") forbid (principal in Workspace::"sante-lab", action, resource) when { context.class != 2 };"#,
+    r#"@id("t") forbid (principal, action, resource) when { if context has label then context.hour > 9 else context.weekday <= 1 };"#,
+    r#"@id("t") permit (principal, action, resource) unless { resource is Site || resource in principal.organisation };"#,
+    r#"@id("t") permit (principal, action, resource is Workspace) when { resource in Site::"muscat" && context.site.assurance >= 1 };"#,
+    r#"@id("t") forbid (principal, action, resource) when { context.purpose like "c*" };"#,
+];
+
+#[test]
+fn compiled_policies_decide_as_cedar_does() {
+    for text in CONSTRUCTS {
+        let policies = Policies::with(&[text]).expect(text);
+        let gate = Gate::new(policies.clone(), world()).expect("a gate");
+        let (mut deciding, mut all) = (0, 0);
+        for question in questions() {
+            let made = record(&gate, &question);
+            let again = made.again(&policies).expect("a world");
+            assert_eq!(again, (made.permitted, made.deciding.clone()), "{text} {question:?}");
+            deciding += usize::from(made.deciding.iter().any(|name| name == "t"));
+            all += 1;
+        }
+        let agents_are_none = text.contains("Agent");
+        assert!((deciding > 0) != agents_are_none && deciding < all, "{text} decides {deciding} of {all}");
+    }
+}
+
 #[test]
 fn a_record_names_nobody_else() {
     let mut world = world();

@@ -37,9 +37,29 @@ pub enum LedgerError {
     CorruptTile { path: String, reason: &'static str },
     #[error("there is no entry {index}: the tree has {size}")]
     BeyondTree { index: u64, size: u64 },
+    #[error("the ledger in `{}` is in use by another process; stop that one first", path.display())]
+    InUse { path: PathBuf },
+    #[error("too much waits to be written to the ledger; try again later")]
+    Busy,
+    #[error("an earlier write to the ledger failed; build on its last entry again")]
+    Stale,
+    #[error("the ledger has stopped; its log says why")]
+    Stopped,
+    #[error("`{}` is damaged at byte {offset}, before its end; restore it from a copy", path.display())]
+    CorruptSegment { path: PathBuf, offset: u64 },
+    #[error("`{}` ends at entry {entries}, but the checkpoint has {checkpoint}; restore it from a copy", path.display())]
+    TruncatedLog { path: PathBuf, entries: u64, checkpoint: u64 },
+    #[error("`{}` does not match this ledger: {reason}; restore the folder from one copy, or use its own key", path.display())]
+    CheckpointMismatch { path: PathBuf, reason: &'static str },
 }
 
 impl LedgerError {
+    /// Is this a disk without space? The next write works again once there is some.
+    pub fn is_full_disk(&self) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self, Self::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
+    }
+
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { action, path, source: Arc::new(source) }

@@ -1,6 +1,6 @@
 //! A site's ledger: an append-only Merkle log on disk in the format of C2SP tlog-tiles, its signed checkpoints, and proofs
 //! that anyone verifies offline. Plain threads and files: no HTTP, no async runtime, no policy, no models.
-//! Start reading at `tree.rs`.
+//! Start reading at `tree.rs`, then `log.rs`.
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
@@ -8,6 +8,7 @@ mod checkpoint;
 mod error;
 mod hash;
 mod key;
+mod log;
 mod note;
 mod proof;
 mod tile;
@@ -17,6 +18,7 @@ pub use checkpoint::{Checkpoint, Cosignature};
 pub use error::LedgerError;
 pub use hash::{Hash, empty_root, leaf_hash, node_hash};
 pub use key::{FileKey, Signer, verify_ed25519};
+pub use log::{Clock, Folder, Health, Log, LogSettings, Opened, Published, Ticket};
 pub use note::{KeyKind, Note, NoteSignature, VerifierKey, verified};
 pub use proof::{verify_consistency, verify_inclusion};
 pub use tile::{BUNDLE_ENTRY_LIMIT_BYTES, TILE_WIDTH, Tile, bundle, bundle_entries, tile_bytes, tile_hashes};

@@ -1,0 +1,3 @@
+//! Through the public surface only.
+
+mod kill;

@@ -25,6 +25,8 @@ pub enum LedgerError {
     BadKeyFile { path: PathBuf, reason: &'static str },
     #[error("`{}` can be read by others (mode {mode:o}); run chmod 600 on it", path.display())]
     OpenKeyFile { path: PathBuf, mode: u32 },
+    #[error("the {what} cannot be read: {reason}")]
+    BadRecord { what: &'static str, reason: &'static str },
     #[error("the system gives no random bytes")]
     Random,
     #[error("the signing key failed: {reason}")]

@@ -4,22 +4,31 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
+mod cbor;
 mod checkpoint;
+mod entry;
 mod error;
 mod hash;
 mod key;
 mod log;
 mod note;
 mod proof;
+mod receipt;
+mod recorder;
+mod session;
 mod tile;
 mod tree;
 
 pub use checkpoint::{Checkpoint, Cosignature};
+pub use entry::{Admission, Entry, Tombstone};
 pub use error::LedgerError;
 pub use hash::{Hash, empty_root, leaf_hash, node_hash};
 pub use key::{FileKey, Signer, verify_ed25519};
-pub use log::{Clock, Folder, Health, Log, LogSettings, Opened, Published, Ticket};
+pub use log::{Clock, Folder, Health, Log, LogSettings, Opened, Published, Ticket, Watch};
 pub use note::{KeyKind, Note, NoteSignature, VerifierKey, verified};
 pub use proof::{verify_consistency, verify_inclusion};
+pub use receipt::{Claims, EnergyGrade, Receipt, Sampling, commitment, new_salt, receipt_hash};
+pub use recorder::{Recorded, Recorder};
+pub use session::{SESSION_S, Session};
 pub use tile::{BUNDLE_ENTRY_LIMIT_BYTES, TILE_WIDTH, Tile, bundle, bundle_entries, tile_bytes, tile_hashes};
 pub use tree::{Edge, Tiles, Tree};

@@ -23,7 +23,7 @@ use rustix::fs::{FlockOperation, flock};
 use self::appender::{Appender, Pending};
 pub use self::folder::Folder;
 use self::publisher::{Publisher, Work};
-pub use self::ticket::Ticket;
+pub use self::ticket::{Ticket, Watch};
 use self::wal::{Scan, Segment};
 use crate::checkpoint::Checkpoint;
 use crate::error::LedgerError;
@@ -63,7 +63,7 @@ pub struct Log {
     /// Held locked as long as this log lives.
     _lock: File,
     #[cfg(test)]
-    faults: Arc<std::sync::atomic::AtomicU32>,
+    pub(crate) faults: Arc<std::sync::atomic::AtomicU32>,
 }
 
 /// What opening found.

@@ -45,7 +45,17 @@ impl Ticket {
         }
     }
 
-    /// The outcome, if there is one already.
+    /// A view of the outcome that stays when the ticket is awaited.
+    pub fn watch(&self) -> Watch {
+        Watch(Arc::clone(&self.0))
+    }
+}
+
+/// Shows a ticket's outcome to somebody who does not wait for it.
+#[derive(Clone, Debug)]
+pub struct Watch(Arc<Promise>);
+
+impl Watch {
     pub fn outcome(&self) -> Option<Result<u64, LedgerError>> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner).outcome.clone()
     }
@@ -97,7 +107,7 @@ mod tests {
         let waker = Waker::from(Arc::clone(&flag));
         let mut context = Context::from_waker(&waker);
         assert!(Pin::new(&mut ticket).poll(&mut context).is_pending());
-        assert!(ticket.outcome().is_none() && !flag.0.load(std::sync::atomic::Ordering::SeqCst));
+        assert!(ticket.watch().outcome().is_none() && !flag.0.load(std::sync::atomic::Ordering::SeqCst));
         promise.keep(Ok(3));
         assert!(flag.0.load(std::sync::atomic::Ordering::SeqCst));
         assert!(matches!(Pin::new(&mut ticket).poll(&mut context), Poll::Ready(Ok(3))));

@@ -37,6 +37,8 @@ pub enum LedgerError {
     MissingTile { path: String },
     #[error("`{path}` is damaged: {reason}")]
     CorruptTile { path: String, reason: &'static str },
+    #[error("{found} of {wanted} witnesses have cosigned the checkpoint")]
+    NoQuorum { found: usize, wanted: usize },
     #[error("there is no entry {index}: the tree has {size}")]
     BeyondTree { index: u64, size: u64 },
     #[error("the ledger in `{}` is in use by another process; stop that one first", path.display())]

@@ -17,7 +17,9 @@ mod receipt;
 mod recorder;
 mod session;
 mod tile;
+mod tlog_proof;
 mod tree;
+mod witness;
 
 pub use checkpoint::{Checkpoint, Cosignature};
 pub use entry::{Admission, Entry, Tombstone};
@@ -31,4 +33,6 @@ pub use receipt::{Claims, EnergyGrade, Receipt, Sampling, commitment, new_salt, 
 pub use recorder::{Recorded, Recorder};
 pub use session::{SESSION_S, Session};
 pub use tile::{BUNDLE_ENTRY_LIMIT_BYTES, TILE_WIDTH, Tile, bundle, bundle_entries, tile_bytes, tile_hashes};
+pub use tlog_proof::{TlogProof, Trust};
 pub use tree::{Edge, Tiles, Tree};
+pub use witness::{AddCheckpoint, Refusal, Seen, Witness, judge};

@@ -318,7 +318,8 @@ impl Drop for Log {
     }
 }
 
-fn lock(folder: &Path) -> Result<File, LedgerError> {
+/// Makes a folder this process's own, for as long as the file lives.
+pub(crate) fn lock(folder: &Path) -> Result<File, LedgerError> {
     let path = folder.join("lock");
     let file = File::create(&path).map_err(LedgerError::io("create", &path))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {

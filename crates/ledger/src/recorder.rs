@@ -115,7 +115,7 @@ impl Chain {
 /// Sequence and hash that the next receipt has, from the newest receipt in the log.
 fn after_last_receipt(log: &Log) -> Result<(u64, Hash), LedgerError> {
     log.publish()?;
-    for index in (0..log.size()).rev() {
+    for index in (0..log.published().map_or(0, |published| published.size)).rev() {
         if let Entry::Receipt(bytes) = Entry::from_bytes(&log.entry(index)?)? {
             return Ok((Receipt::unverified(&bytes)?.sequence + 1, receipt_hash(&bytes)));
         }

@@ -1,5 +1,6 @@
 //! A site's ledger: an append-only Merkle log on disk in the format of C2SP tlog-tiles, its signed checkpoints, and proofs
 //! that anyone verifies offline. Plain threads and files: no HTTP, no async runtime, no policy, no models.
+//! Formats and guarantees: docs/ledger.md.
 //! Start reading at `tree.rs`, then `log.rs`.
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
@@ -12,6 +13,7 @@ mod hash;
 mod key;
 mod log;
 mod note;
+mod pack;
 mod proof;
 mod receipt;
 mod recorder;
@@ -28,6 +30,7 @@ pub use hash::{Hash, empty_root, leaf_hash, node_hash};
 pub use key::{FileKey, Signer, verify_ed25519};
 pub use log::{Clock, Folder, Health, Log, LogSettings, Opened, Published, Ticket, Watch};
 pub use note::{KeyKind, Note, NoteSignature, VerifierKey, verified};
+pub use pack::{Failure, PackTrust, Report, export, verify};
 pub use proof::{verify_consistency, verify_inclusion};
 pub use receipt::{Claims, EnergyGrade, Receipt, Sampling, commitment, new_salt, receipt_hash};
 pub use recorder::{Recorded, Recorder};

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicU32;
 
 use falaj_artifact::Digest;
 use falaj_kernels::Pool;
-use falaj_model::{Batch, KvCache, Model, ModelError, PAGE_TOKENS, Want, Workspace};
+use falaj_model::{Batch, Config, KvCache, Model, ModelError, PAGE_TOKENS, Want, Workspace};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::adapters::AdapterHandle;
@@ -89,7 +89,8 @@ impl Engine {
         let pool = Arc::new(Pool::new(options.threads));
         let outputs = options.max_sequences + if options.speculation { MOST_PROPOSED + 1 } else { 1 };
         let mut workspace = Workspace::new(&model, Arc::clone(&pool), max_rows.max(outputs), outputs)?;
-        let draft = match draft.filter(|_| options.speculation) {
+        let draft_model = draft.filter(|_| options.speculation);
+        let draft = match draft_model.clone() {
             None => None,
             Some(draft) if draft.vocab_size() != model.vocab_size() => {
                 return Err(EngineError::DraftVocabulary { draft: draft.vocab_size(), model: model.vocab_size() });
@@ -116,7 +117,7 @@ impl Engine {
             scheduler.run();
         };
         std::thread::Builder::new().name("falaj-engine".into()).spawn(run).map_err(EngineError::Thread)?;
-        Ok(Self { handle: Arc::new(Handle { shared, model, options, context_tokens }) })
+        Ok(Self { handle: Arc::new(Handle { shared, model, draft: draft_model, options, context_tokens }) })
     }
 
     /// Queues a generation; its events come through the stream.
@@ -274,6 +275,18 @@ impl Engine {
         &self.handle.model
     }
 
+    /// The model that proposes tokens to it, if there is one.
+    pub fn draft(&self) -> Option<&Arc<Model>> {
+        self.handle.draft.as_ref()
+    }
+
+    /// Bytes of keys and values that a draft model of this configuration gets in an engine of these options, and most rows
+    /// of its steps. They are always F16: proposals are only guesses.
+    pub fn draft_needs(draft: &Config, options: &EngineOptions, context_tokens: usize) -> (usize, usize) {
+        let pages = Draft::pages(draft, options.max_sequences, context_tokens, DRAFT_CACHE_LIMIT_BYTES);
+        (pages.saturating_mul(Draft::page_bytes(draft)), Draft::rows(options.max_sequences))
+    }
+
     /// Most tokens of a prompt and its answer together.
     pub fn context_tokens(&self) -> usize {
         self.handle.context_tokens
@@ -317,6 +330,7 @@ impl fmt::Debug for Engine {
 struct Handle {
     shared: Arc<Shared>,
     model: Arc<Model>,
+    draft: Option<Arc<Model>>,
     options: EngineOptions,
     context_tokens: usize,
 }

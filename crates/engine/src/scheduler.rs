@@ -22,7 +22,7 @@ use crate::prefix_store::PrefixStore;
 use crate::request::{EngineOptions, FinishReason};
 use crate::sequence::{Sequence, Work};
 use crate::shared::{Shared, Stop, locks_held, take_lock_time};
-use crate::speculation::{Draft, Speculation};
+use crate::speculation::{Draft, Origin, Speculation};
 use crate::stats::Stats;
 use crate::trace::StepTrace;
 use turns::Turns;
@@ -284,6 +284,10 @@ impl Scheduler {
                 sequence.tokens.extend_from_slice(&generation.drawn);
                 if let Some(origin) = generation.origin.take() {
                     let accepted = generation.verified.saturating_sub(1);
+                    if origin == Origin::Draft {
+                        Stats::add(&stats.draft_rows, rows.outputs - 1);
+                        Stats::add(&stats.draft_accepted_rows, accepted);
+                    }
                     // Proposals behind the end were never looked at.
                     let seen = if generation.ending.is_some() { accepted } else { rows.outputs - 1 };
                     self.speculation.verified(origin, seen, accepted);

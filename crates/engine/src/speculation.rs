@@ -28,8 +28,7 @@ pub(crate) struct Speculation {
     steps: StepTimes,
     /// Chance that a proposal is right when all before it were, by the origin's class.
     acceptance: [Chance; CLASSES],
-    /// Smoothed seconds of one round of the draft model.
-    draft_seconds: f32,
+    draft: DraftCost,
     /// Whatever was measured, everything pays: tests do not depend on time.
     #[cfg(test)]
     pub(crate) always: bool,
@@ -48,7 +47,7 @@ impl Speculation {
             return most.min(MOST_PROPOSED);
         }
         let chance = self.acceptance[class(origin)].estimate();
-        let proposing = if origin == Origin::Draft { self.draft_seconds } else { 0.0 };
+        let proposing = if origin == Origin::Draft { self.draft.round() } else { 0.0 };
         let mut right = 1.0;
         let most = most.min(MOST_PROPOSED);
         for proposed in 0..most {
@@ -64,12 +63,19 @@ impl Speculation {
         most
     }
 
-    /// The draft model took so long for so many rounds.
-    pub(crate) fn drafted(&mut self, rounds: usize, took: Duration) {
-        if rounds > 0 {
-            let seconds = took.as_secs_f32() / rounds as f32;
-            let known = &mut self.draft_seconds;
-            *known = if *known == 0.0 { seconds } else { *known + (seconds - *known) * 0.1 };
+    /// Whether the draft model may propose a token although that does not seem to pay. What was measured may be of another
+    /// text or of a bad moment, so a small share of the time goes into measuring again.
+    pub(crate) fn may_try(&self) -> bool {
+        self.draft.saved > 0.0
+    }
+
+    /// The draft model took so long for so many rounds that brought proposals: none while it reads what it does not know yet.
+    /// `tries`: only because of [`Speculation::may_try`].
+    pub(crate) fn drafted(&mut self, rounds: usize, took: Duration, tries: bool) {
+        self.draft.observe(rounds, took.as_secs_f32());
+        if tries {
+            let row = self.steps.estimate(2) - self.steps.estimate(1);
+            self.draft.saved -= took.as_secs_f32() + row;
         }
     }
 
@@ -84,8 +90,39 @@ impl Speculation {
     /// A step of decoding rows only took so long.
     pub(crate) fn stepped(&mut self, rows: usize, took: Duration) {
         self.steps.observe(rows, took.as_secs_f32());
+        self.draft.saved = (self.draft.saved + TRYING * took.as_secs_f32()).min(MOST_SAVED);
     }
 }
+
+/// What the draft model cost lately, and what may be spent on trying it.
+#[derive(Clone, Copy, Debug, Default)]
+struct DraftCost {
+    /// Fading sums of all of its time and of the rounds that brought proposals.
+    seconds: f32,
+    rounds: f32,
+    /// Seconds that may go into trials.
+    saved: f32,
+}
+
+impl DraftCost {
+    /// Seconds of a round, with its share of reading prompts: where these are long and answers short, a draft model does not pay.
+    fn round(self) -> f32 {
+        self.seconds / (self.rounds + HOPED_ROUNDS)
+    }
+
+    fn observe(&mut self, rounds: usize, seconds: f32) {
+        self.seconds += seconds - self.seconds * FADING;
+        self.rounds += rounds as f32 - self.rounds * FADING;
+    }
+}
+
+/// Per run of the draft model.
+const FADING: f32 = 1.0 / 512.0;
+/// Rounds over which the first reading is spread, before any is known.
+const HOPED_ROUNDS: f32 = 256.0;
+/// Share of the time of steps that may go into trials, and most seconds of them that can be saved up.
+const TRYING: f32 = 0.02;
+const MOST_SAVED: f32 = 1.0;
 
 fn class(origin: Origin) -> usize {
     match origin {
@@ -193,6 +230,49 @@ mod tests {
         // Proposals that are mostly wrong stop paying early, even where a row costs little.
         let unlucky = learnt(|rows| 10.0 + rows as f32, 0.2);
         assert!(unlucky.worth(LONG, 1, MOST_PROPOSED, &mut 1.0) <= 1);
+    }
+
+    /// Steps of 30 s and 9 of 10 proposals right; draft models whose rounds take so long, and one that mostly reads.
+    #[test]
+    fn a_draft_model_pays_or_is_left_alone() {
+        let worth = |rounds: usize, seconds: u64| {
+            let mut speculation = learnt(|rows| 30.0 + 0.1 * rows as f32, 0.9);
+            for _ in 0..1000 {
+                speculation.drafted(rounds, Duration::from_secs(seconds), false);
+            }
+            speculation.worth(Origin::Draft, 1, MOST_PROPOSED, &mut 1.0)
+        };
+        assert!(worth(4, 4) >= 4, "cheap rounds");
+        assert_eq!(worth(4, 160), 0, "rounds dearer than the model's own");
+        assert_eq!(worth(0, 30), 0, "prompts read for nothing");
+    }
+
+    #[test]
+    fn a_draft_model_that_did_not_pay_is_tried_again_at_little_cost() {
+        let mut speculation = learnt(|rows| 1.0 + 0.01 * rows as f32, 0.0);
+        let (mut time, mut trials) = (0.0, 0.0);
+        for _ in 0..20_000 {
+            speculation.stepped(1, Duration::from_secs(1));
+            time += 1.0;
+            if speculation.may_try() {
+                speculation.drafted(1, Duration::from_millis(300), true);
+                speculation.verified(Origin::Draft, 1, 0);
+                trials += 0.3;
+            }
+        }
+        assert_eq!(speculation.worth(Origin::Draft, 1, MOST_PROPOSED, &mut 1.0), 0);
+        assert!((0.01 * time..=0.02 * time + 1.0).contains(&trials), "{trials} of {time} s");
+        // A text comes that it knows.
+        let mut steps = 0;
+        while speculation.worth(Origin::Draft, 1, MOST_PROPOSED, &mut 1.0) == 0 {
+            speculation.stepped(1, Duration::from_secs(1));
+            if speculation.may_try() {
+                speculation.drafted(1, Duration::from_millis(300), true);
+                speculation.verified(Origin::Draft, 1, 1);
+            }
+            steps += 1;
+            assert!(steps < 2000);
+        }
     }
 
     #[test]

@@ -24,6 +24,10 @@ pub struct Stats {
     /// Rows computed to check proposals, and those whose proposal was right.
     pub proposed_rows: AtomicU64,
     pub accepted_rows: AtomicU64,
+    /// Of these, the draft model's, and the time that it took.
+    pub draft_rows: AtomicU64,
+    pub draft_accepted_rows: AtomicU64,
+    pub draft_us: AtomicU64,
     /// Gauge: adapters that requests may name.
     pub adapters: AtomicU64,
     /// Gauge: pages that [`crate::Engine::pin`] keeps.

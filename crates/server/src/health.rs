@@ -101,6 +101,13 @@ fn engines(app: &App, out: &mut Exposition) {
     family("falaj_engine_accepted_rows_total", "counter", "Of these, rows whose guess was right.", |stats| {
         &stats.accepted_rows
     });
+    family("falaj_engine_draft_rows_total", "counter", "Rows computed to check the draft model's guesses.", |stats| {
+        &stats.draft_rows
+    });
+    family("falaj_engine_draft_accepted_rows_total", "counter", "Of these, rows whose guess was right.", |stats| {
+        &stats.draft_accepted_rows
+    });
+    family("falaj_engine_draft_microseconds_total", "counter", "Time of the draft model.", |stats| &stats.draft_us);
     family("falaj_engine_step_microseconds_total", "counter", "Time of all forward passes.", |stats| &stats.step_us);
     family("falaj_engine_adapters", "gauge", "Adapters that mix in its batches.", |stats| &stats.adapters);
     family("falaj_engine_pages_pinned", "gauge", "Cache pages that were asked to stay.", |stats| &stats.pages_pinned);

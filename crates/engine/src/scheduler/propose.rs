@@ -8,6 +8,7 @@ use super::Scheduler;
 use crate::generation::Generation;
 use crate::sequence::{Sequence, Work};
 use crate::speculation::{Origin, Proposable, lookup};
+use crate::stats::Stats;
 
 impl Scheduler {
     /// Fills `Generation::proposed` of sequences that decode (`remaining() == 1`, something generated): together at most
@@ -23,7 +24,7 @@ impl Scheduler {
         }
         let mut rows = self.running.len();
         let mut left = self.workspace.max_outputs().min(self.workspace.max_rows()).saturating_sub(rows);
-        let (mut expected, mut rounds) = (rows as f32, 0);
+        let (mut expected, mut rounds, mut tries) = (rows as f32, 0, false);
         for sequence in &mut self.running {
             let Work::Generate(generation) = &mut sequence.work else { continue };
             generation.proposed.clear();
@@ -40,6 +41,9 @@ impl Scheduler {
             }
             if proposals == 0 && self.draft.is_some() {
                 proposals = self.speculation.worth(Origin::Draft, rows, room, &mut expected);
+                if proposals == 0 && room > 0 && rounds == 0 && self.speculation.may_try() {
+                    (proposals, tries) = (1, true);
+                }
                 (generation.origin, generation.wanted) = (Some(Origin::Draft), proposals);
                 rounds = rounds.max(proposals);
             }
@@ -48,9 +52,16 @@ impl Scheduler {
         if let Some(draft) = self.draft.as_mut().filter(|_| rounds > 0) {
             let begun = Instant::now();
             match draft.propose(&mut self.running) {
-                Ok(()) => self.speculation.drafted(rounds, begun.elapsed()),
+                Ok(rounds) => {
+                    let took = begun.elapsed();
+                    self.speculation.drafted(rounds, took, tries);
+                    Stats::add(&self.shared.stats.draft_us, took.as_micros() as usize);
+                }
                 // Nothing is lost but speed.
-                Err(_) => self.draft = None,
+                Err(error) => {
+                    tracing::warn!(%error, "the draft model failed and is left alone from now on");
+                    self.draft = None;
+                }
             }
         }
     }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use falaj_kernels::{KvFormat, Pool};
-use falaj_model::{Batch, KvCache, Model, ModelError, PAGE_TOKENS, Want, Workspace};
+use falaj_model::{Batch, Config, KvCache, Model, ModelError, PAGE_TOKENS, Want, Workspace};
 
 /// A sequence as the draft model sees it.
 pub(crate) trait Proposable {
@@ -40,6 +40,21 @@ struct Read {
 }
 
 impl Draft {
+    /// Rows in which it reads, for up to `sequences` sequences.
+    pub(crate) fn rows(sequences: usize) -> usize {
+        CATCH_UP_ROWS.max(sequences)
+    }
+
+    /// Pages for up to `sequences` sequences of up to `context_tokens` tokens, as far as `cache_bytes` go.
+    pub(crate) fn pages(config: &Config, sequences: usize, context_tokens: usize, cache_bytes: usize) -> usize {
+        let wanted = sequences * context_tokens.min(config.context_tokens).div_ceil(PAGE_TOKENS);
+        wanted.min(cache_bytes / Self::page_bytes(config)).max(1)
+    }
+
+    pub(crate) fn page_bytes(config: &Config) -> usize {
+        KvCache::page_bytes(config, FORMAT)
+    }
+
     /// For up to `sequences` sequences of up to `context_tokens` tokens, as far as `cache_bytes` go.
     pub(crate) fn new(
         model: Arc<Model>,
@@ -48,13 +63,11 @@ impl Draft {
         context_tokens: usize,
         cache_bytes: usize,
     ) -> Result<Self, ModelError> {
-        let format = KvFormat::F16;
-        let wanted = sequences * context_tokens.min(model.context_tokens()).div_ceil(PAGE_TOKENS);
-        let pages = wanted.min(cache_bytes / KvCache::page_bytes(model.config(), format)).max(1);
-        let rows = CATCH_UP_ROWS.max(sequences);
+        let pages = Self::pages(model.config(), sequences, context_tokens, cache_bytes);
+        let rows = Self::rows(sequences);
         Ok(Self {
             workspace: Workspace::new(&model, pool, rows, sequences)?,
-            cache: KvCache::new(model.config(), format, pages)?,
+            cache: KvCache::new(model.config(), FORMAT, pages)?,
             free: (0..pages as u32).rev().collect(),
             batch: Batch::with_capacity(rows, pages),
             read: Vec::with_capacity(sequences),
@@ -63,12 +76,14 @@ impl Draft {
     }
 
     /// Appends to each sequence's proposals up to as many as it wants. One that the draft model has yet to read, or that finds
-    /// no page, gets none now; reading goes on at the next call. Forgets sequences that are not in `running`.
+    /// no page, gets none now; reading goes on at the next call. Forgets sequences that are not in `running`. Returns how many of its
+    /// forward passes brought proposals.
     ///
     /// # Errors
     /// What the model's forward pass says.
-    pub(crate) fn propose(&mut self, running: &mut [impl Proposable]) -> Result<(), ModelError> {
+    pub(crate) fn propose(&mut self, running: &mut [impl Proposable]) -> Result<usize, ModelError> {
         self.forget_others(running);
+        let mut rounds = 0;
         for round in 0..running.iter().map(Proposable::wanted).max().unwrap_or(0) {
             self.batch.clear();
             for sequence in running.iter().filter(|sequence| sequence.wanted() > round) {
@@ -84,15 +99,18 @@ impl Draft {
                 break;
             }
             self.model.forward(&mut self.workspace, &mut self.cache, &self.batch)?;
+            let mut proposed = false;
             for sequence in &mut *running {
                 let Some(read) = self.read.iter_mut().find(|read| read.id == sequence.id()) else { continue };
                 let row = read.row.take();
                 if let Some(logits) = row.and_then(|row| self.workspace.logits(row)) {
                     sequence.propose(self.model.ops().argmax(logits) as u32);
+                    proposed = true;
                 }
             }
+            rounds += usize::from(proposed);
         }
-        Ok(())
+        Ok(rounds)
     }
 
     fn forget_others(&mut self, running: &[impl Proposable]) {
@@ -149,6 +167,8 @@ impl Draft {
 
 /// Rows in which the draft model reads a prompt.
 const CATCH_UP_ROWS: usize = 128;
+/// Of its keys and values: proposals are only guesses, whatever the model itself keeps.
+const FORMAT: KvFormat = KvFormat::F16;
 
 #[cfg(test)]
 mod tests {
@@ -178,6 +198,13 @@ mod tests {
         fn propose(&mut self, token: u32) {
             self.proposed.push(token);
         }
+    }
+
+    #[test]
+    fn rounds_that_only_read_bring_nothing() {
+        let mut running = [Sequence { id: 1, tokens: (0..200).map(|i| i % 50).collect(), proposed: Vec::new() }];
+        let mut draft = draft(40);
+        assert_eq!([draft.propose(&mut running).unwrap(), draft.propose(&mut running).unwrap()], [0, 4]);
     }
 
     fn draft(pages: usize) -> Draft {

@@ -11,14 +11,18 @@ pub(crate) struct Budget {
     step_tokens: usize,
     /// Longest step while more streams run than prompts wait, in seconds; 0: whatever it takes.
     bound: f32,
+    /// The same where prompts that wait are in the majority.
+    crowd_bound: f32,
     /// Smoothed seconds of a step of decode rows alone, and of each prompt row beside them. 0: not measured yet.
     decode: f32,
     prompt_row: f32,
 }
 
 impl Budget {
-    pub(crate) fn new(step_tokens: usize, bound_ms: usize) -> Self {
-        Self { step_tokens, bound: bound_ms as f32 / 1000.0, decode: 0.0, prompt_row: 0.0 }
+    pub(crate) fn new(step_tokens: usize, bound_ms: usize, crowd_bound_ms: usize) -> Self {
+        let seconds = |ms| ms as f32 / 1000.0;
+        let (bound, crowd_bound) = (seconds(bound_ms), seconds(crowd_bound_ms.max(bound_ms)));
+        Self { step_tokens, bound, crowd_bound, decode: 0.0, prompt_row: 0.0 }
     }
 
     /// Prompt rows of a step that has `decode_rows` others, of `streams` sequences, while `prompts` are being read.
@@ -29,8 +33,13 @@ impl Budget {
         }
         let decode = if decode_rows > 0 { self.decode } else { 0.0 };
         // However slow the machine, prompts move: a stream that waits twice as long is better than a prompt that starves.
-        let rows = ((self.bound * patience(streams, prompts) - decode).max(0.0) / self.prompt_row) as usize;
+        let rows = ((self.longest(streams, prompts) - decode).max(0.0) / self.prompt_row) as usize;
         rows.clamp(FEWEST_ROWS.min(most), most)
+    }
+
+    /// Seconds that a step may take: the bound, times the prompts that wait per stream that does.
+    fn longest(&self, streams: usize, prompts: usize) -> f32 {
+        (self.bound * prompts as f32 / streams as f32).clamp(self.bound, self.crowd_bound)
     }
 
     /// A step took so long.
@@ -51,12 +60,6 @@ impl Budget {
     }
 }
 
-/// How many times the bound a step may take: prompts that wait per stream that does.
-fn patience(streams: usize, prompts: usize) -> f32 {
-    (prompts as f32 / streams as f32).clamp(1.0, MOST_PATIENCE)
-}
-
-const MOST_PATIENCE: f32 = 4.0;
 /// Two pages: fewer rows leave the matrix units idle.
 const FEWEST_ROWS: usize = 32;
 
@@ -71,7 +74,7 @@ mod tests {
 
     /// A machine on which a step takes `base` and `row` per row, with streams running: where the budget settles.
     fn settled(base: f32, row: f32, decode_rows: usize) -> usize {
-        let mut budget = Budget::new(512, 200);
+        let mut budget = Budget::new(512, 200, 800);
         let mut rows = 0;
         for turn in 0..40 {
             rows = if turn % 4 == 0 { 0 } else { budget.prompt_rows(decode_rows, decode_rows, 1) };
@@ -92,13 +95,13 @@ mod tests {
 
     #[test]
     fn nobody_waits_and_nothing_is_known() {
-        let mut budget = Budget::new(512, 200);
+        let mut budget = Budget::new(512, 200, 800);
         let rows = |budget: &Budget, decode| budget.prompt_rows(decode, decode, 1);
         assert_eq!((rows(&budget, 0), rows(&budget, 32), rows(&budget, 512)), (512, 480, 1));
         budget.observe(0, 512, Duration::from_secs(50));
         assert_eq!((rows(&budget, 0), rows(&budget, 1)), (FEWEST_ROWS, FEWEST_ROWS));
-        assert_eq!(rows(&Budget::new(16, 200), 1), 15);
-        let mut unbounded = Budget::new(512, 0);
+        assert_eq!(rows(&Budget::new(16, 200, 800), 1), 15);
+        let mut unbounded = Budget::new(512, 0, 800);
         unbounded.observe(1, 511, Duration::from_secs(60));
         assert_eq!((rows(&unbounded, 0), rows(&unbounded, 1)), (512, 511));
     }
@@ -106,9 +109,41 @@ mod tests {
     /// At 1 ms a row: a crowd that has just come is read in few steps, one newcomer among many streams in steps of the bound.
     #[test]
     fn the_many_are_not_kept_waiting_by_the_few() {
-        let mut budget = Budget::new(4096, 200);
-        budget.observe(0, 500, Duration::from_millis(500));
-        let rows = |streams, prompts| budget.prompt_rows(streams, streams, prompts).div_ceil(10) * 10;
-        assert_eq!((rows(0, 1), rows(1, 31), rows(8, 24), rows(16, 16), rows(31, 1)), (800, 800, 600, 200, 200));
+        let rows = |crowd_ms, streams, prompts| {
+            let mut budget = Budget::new(4096, 200, crowd_ms);
+            budget.observe(0, 500, Duration::from_millis(500));
+            budget.prompt_rows(streams, streams, prompts).div_ceil(10) * 10
+        };
+        let all = |crowd| {
+            [(0, 1), (1, 31), (8, 24), (16, 16), (31, 1)].map(|(streams, prompts)| rows(crowd, streams, prompts))
+        };
+        assert_eq!(all(800), [800, 800, 600, 200, 200]);
+        assert_eq!(all(400), [400, 400, 400, 200, 200]);
+        // Readers who want no longer gaps, whoever comes.
+        assert_eq!(all(0), [200; 5]);
+    }
+
+    /// Eight streams run when 24 prompts of 256 tokens come at once, at 1 ms a row: the longest step, counted in the rows that
+    /// every stream waits for, keeps to the setting.
+    #[test]
+    fn the_longest_gap_of_a_stream_is_the_setting() {
+        let longest = |crowd_ms| {
+            let mut budget = Budget::new(4096, 200, crowd_ms);
+            budget.observe(0, 500, Duration::from_millis(500));
+            budget.observe(8, 0, Duration::from_millis(8));
+            let (mut left, mut most) = (24 * 256usize, 0);
+            while left > 0 {
+                let done = 24 - left.div_ceil(256);
+                let rows = budget.prompt_rows(8 + done, 8 + done, 24 - done).min(left);
+                budget.observe(8 + done, rows, Duration::from_millis((8 + done + rows) as u64));
+                (left, most) = (left - rows, most.max(8 + done + rows));
+            }
+            most
+        };
+        let gaps = [0, 400, 800].map(longest);
+        // 24 prompts for 8 streams: three times 200 at most.
+        for (gap, bound) in gaps.into_iter().zip([200, 400, 600]) {
+            assert!((bound * 9 / 10..=bound * 11 / 10).contains(&gap), "{gaps:?}");
+        }
     }
 }

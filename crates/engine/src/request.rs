@@ -273,9 +273,12 @@ pub struct EngineOptions {
     pub queue_requests: usize,
     /// Rows of one step: decode rows plus prompt chunks.
     pub step_tokens: usize,
-    /// Prompts take no more of a step than keeps it within this, as measured, or within up to four times this where more wait for
-    /// their first token than for the next. 0: no bound.
+    /// Prompts take no more of a step than keeps it within this, as measured: about the longest gap between two tokens of an
+    /// answer. 0: no bound.
     pub step_ms: usize,
+    /// The same where more wait for their first token than for the next: in proportion to how many more, up to this. Less than
+    /// `step_ms`: as that.
+    pub crowd_step_ms: usize,
     /// Lower the model's context to this. 0: the model's own.
     pub context_tokens: usize,
     pub prefix_cache: bool,
@@ -300,6 +303,7 @@ impl Default for EngineOptions {
             queue_requests: 128,
             step_tokens: 512,
             step_ms: 200,
+            crowd_step_ms: 400,
             context_tokens: 0,
             prefix_cache: true,
             speculation: true,

@@ -76,7 +76,7 @@ impl Scheduler {
         let tables = (max_sequences + 1).saturating_mul(context_pages.min(pages));
         let ops: Ops = *model.ops();
         Self {
-            budget: Budget::new(options.step_tokens, options.step_ms),
+            budget: Budget::new(options.step_tokens, options.step_ms, options.crowd_step_ms),
             turns: Turns::new(model.vocab_size(), ops, options.threads, max_sequences),
             batch: Batch::with_capacity(workspace.max_rows(), tables),
             pages: Pages::new(pages, options.prefix_cache),

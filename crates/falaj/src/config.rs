@@ -237,6 +237,7 @@ impl Config {
                     speculation: raw.parse("engine.speculation", "`true` or `false`", |text| text.parse().ok())?,
                 },
             },
+                    crowd_step_ms: raw.number("engine.crowd_step_ms", 0)?,
             hub: Hub {
                 endpoint: raw.parse("hub.endpoint", "an address that starts with `https://` or `http://`", |text| {
                     let known = text.starts_with("https://") || text.starts_with("http://");

@@ -244,7 +244,15 @@ pub const SETTINGS: &[Setting] = &[
         flag: "",
         kind: Kind::Number,
         default: |_| "200".to_owned(),
-        about: "longest step while answers run and prompts come in, four times that in a crowd; 0: no bound",
+        about: "longest step while answers run and prompts come in; 0: no bound",
+    },
+    Setting {
+        key: "engine.crowd_step_ms",
+        env: &[],
+        flag: "",
+        kind: Kind::Number,
+        default: |_| "400".to_owned(),
+        about: "the same while more wait for their first token than for the next",
     },
     Setting {
         key: "jobs.at_once",

@@ -60,6 +60,8 @@ pub struct Jobs {
 pub struct Engine {
     pub isa: Isa,
     pub options: EngineOptions,
+    /// Names of draft models, by the name of the model to which they propose.
+    pub drafts: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug)]
@@ -219,6 +221,7 @@ impl Config {
             },
             engine: Engine {
                 isa,
+                drafts: raw.parse("engine.draft_models", "pairs such as `large-model=small-model`", drafts)?,
                 options: EngineOptions {
                     threads: raw.count("engine.threads", MOST_THREADS)?,
                     cache_bytes: raw.number("engine.cache_bytes", 0)?,
@@ -234,10 +237,10 @@ impl Config {
                     prefix_dir: raw.path("engine.prefix_dir").map(std::path::absolute).transpose()?,
                     prefix_disk_bytes: raw.number("engine.prefix_disk_bytes", 0)?,
                     step_ms: raw.number("engine.step_ms", 0)?,
+                    crowd_step_ms: raw.number("engine.crowd_step_ms", 0)?,
                     speculation: raw.parse("engine.speculation", "`true` or `false`", |text| text.parse().ok())?,
                 },
             },
-                    crowd_step_ms: raw.number("engine.crowd_step_ms", 0)?,
             hub: Hub {
                 endpoint: raw.parse("hub.endpoint", "an address that starts with `https://` or `http://`", |text| {
                     let known = text.starts_with("https://") || text.starts_with("http://");
@@ -282,6 +285,19 @@ impl fmt::Display for Origin {
             Self::Flag { name } => write!(f, "flag {name}"),
         }
     }
+}
+
+/// `large=small` between spaces, commas or line feeds.
+fn drafts(text: &str) -> Option<BTreeMap<String, String>> {
+    let mut drafts = BTreeMap::new();
+    for pair in text.split(|c: char| c == ',' || c.is_whitespace()).filter(|pair| !pair.is_empty()) {
+        let (model, draft) = pair.split_once('=').filter(|(model, draft)| !model.is_empty() && !draft.is_empty())?;
+        let twice = drafts.insert(model.to_owned(), draft.to_owned()).is_some();
+        if twice || model == draft {
+            return None;
+        }
+    }
+    Some(drafts)
 }
 
 /// `64k`, `2g`: binary multiples.
@@ -350,6 +366,11 @@ mod tests {
         let failure = config(&[("FALAJ_KV_FORMAT", "f64")], &[]).unwrap_err();
         assert_eq!(failure.to_string(), "env FALAJ_KV_FORMAT: `engine.kv_format` cannot be `f64`");
         assert!(config(&[("HF_ENDPOINT", "ftp://x")], &[]).is_err());
+        for wrong in ["small", "a=", "a=a", "a=b a=c"] {
+            assert!(config(&[("FALAJ_DRAFT_MODELS", wrong)], &[]).is_err(), "{wrong}");
+        }
+        let drafts = config(&[("FALAJ_DRAFT_MODELS", "a=b, c=b")], &[]).unwrap().engine.drafts;
+        assert_eq!((drafts.len(), drafts["c"].as_str()), (2, "b"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! text, starts its engine. Also the server's loader, which does so when a model is first asked for.
 
 mod adapter;
+mod draft;
 mod size;
 
 use crate::builtin;
@@ -125,7 +126,9 @@ fn load_unless(config: &Config, place: &Place, cancelled: &AtomicBool) -> Outcom
     // Reading a vocabulary leaves several times what it keeps.
     trim_heap();
     go_on()?;
-    let engine = Engine::start(Arc::new(model), config.engine.options.clone())?;
+    let draft = draft::load(config, &id, &text.tokenizer).map_err(|failure| failure.while_doing(&format!("`{id}`")))?;
+    go_on()?;
+    let engine = Engine::start_with_draft(Arc::new(model), draft, config.engine.options.clone())?;
     tracing::info!(model = id, ?digests, weights_and_text = ?weights, engine = ?watch.lap(), "loaded");
     let card = facts(config, &manifest, &outline);
     let facts = Facts {
@@ -210,13 +213,17 @@ fn facts(config: &Config, manifest: &Manifest, outline: &Outline) -> Facts {
         chat: outline.template.is_some(),
         tools: outline.template.as_ref().is_some_and(|template| template.knows_tools),
         fill_in_the_middle: false,
-        memory_bytes: memory_bytes(config, outline, manifest.size_bytes()),
+        memory_bytes: memory_bytes(config, &manifest.name, outline, manifest.size_bytes()),
         base: None,
     }
 }
 
-fn memory_bytes(config: &Config, outline: &Outline, file_bytes: u64) -> u64 {
-    let size = |model| Size::estimate(model, &config.engine.options, file_bytes).total_bytes();
+fn memory_bytes(config: &Config, id: &str, outline: &Outline, file_bytes: u64) -> u64 {
+    let size = |model| {
+        let draft = draft::outline(config, id);
+        let draft = draft.as_ref().map(|(draft, file_bytes, _)| (draft, *file_bytes));
+        Size::estimate(model, draft, &config.engine.options, file_bytes).total_bytes()
+    };
     outline.config.as_ref().map_or(file_bytes, size)
 }
 
@@ -251,7 +258,7 @@ impl CatalogLoader {
             chat: outline.template.is_some(),
             tools: outline.template.as_ref().is_some_and(|template| template.knows_tools),
             fill_in_the_middle: false,
-            memory_bytes: memory_bytes(&self.config, &outline, file_bytes),
+            memory_bytes: memory_bytes(&self.config, &place.id(), &outline, file_bytes),
             base: None,
         };
         self.paths.insert(place.id(), (path.clone(), facts));
@@ -259,7 +266,8 @@ impl CatalogLoader {
     }
 
     fn card(&self, manifest: &Manifest, outline: impl FnOnce() -> Outcome<Outline>) -> Option<Facts> {
-        let key = format!("{} {} {}", manifest.name, manifest.created, manifest.digest());
+        let draft = draft::outline(&self.config, &manifest.name).map(|(_, _, key)| key).unwrap_or_default();
+        let key = format!("{} {} {} {draft}", manifest.name, manifest.created, manifest.digest());
         let mut cards = self.cards.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(card) = cards.get(&key) {
             return Some(card.clone());

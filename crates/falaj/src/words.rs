@@ -197,6 +197,14 @@ words! {
         "`{0}` is an adapter, and `{1}` is not the model that it was made for (whose digest is {2}); bring that back, or train it again",
         "`{0}` est un adaptateur, et `{1}` n'est pas le modèle pour lequel il a été fait (d'empreinte {2}) ; remettez celui-ci, ou refaites l'entraînement",
         "إن `{0}` مُكيِّف، و`{1}` ليس النموذج الذي صُنع له (بصمته {2})؛ أعد ذلك النموذج أو أعد التدريب";
+    DraftVocabulary:
+        "the draft model `{0}` has another vocabulary than `{1}` (token {2})",
+        "le modèle ébauche `{0}` n'a pas le vocabulaire de `{1}` (jeton {2})",
+        "للنموذج المسوِّد `{0}` مفردات غير مفردات `{1}` (الرمز {2})";
+    DraftVocabularyNext:
+        "take a draft model of the same family, or remove it from `engine.draft_models`",
+        "prenez une ébauche de la même famille, ou retirez-la de `engine.draft_models`",
+        "خذ نموذجًا مسوِّدًا من العائلة نفسها، أو احذفه من `engine.draft_models`";
     ModelLoadCancelled: "nobody waits for it any more", "plus personne ne l'attend", "لم يعد أحد ينتظره";
     ModelImporting: "adding {0}", "ajout de {0}", "إضافة {0}";
     ModelOptimizing: "rewriting {0}", "réécriture de {0}", "إعادة كتابة {0}";
@@ -606,6 +614,14 @@ words! {
     DoctorPrompt: "reading prompts", "lecture des questions", "قراءة الأسئلة";
     DoctorAtMost: "of at most {0}", "sur {0} au plus", "من {0} على الأكثر";
     DoctorShare: "{0} %", "{0} %", "{0} ٪";
+    DoctorSpeculation: "guessing ahead", "anticipation", "التخمين المسبق";
+    DoctorSpeculationOff: "off (`engine.speculation`)", "désactivée (`engine.speculation`)", "متوقف (`engine.speculation`)";
+    DoctorGuesses:
+        "{0} tokens/s where the most likely token is taken; {1} of {2} guesses were right",
+        "{0} jetons/s en prenant le jeton le plus probable ; {1} prévisions justes sur {2}",
+        "{0} رمزًا في الثانية بأخذ الرمز الأرجح؛ أصاب {1} من {2} تخمينًا";
+    DoctorDraft: "from the text, and by `{0}` ({1})", "d'après le texte, et par `{0}` ({1})", "من النص ومن `{0}` ({1})";
+    DoctorNoDraft: "from the text alone", "d'après le texte seul", "من النص وحده";
     DoctorLoad: "time to load", "temps de chargement", "زمن التحميل";
     DoctorResident: "memory in use", "mémoire occupée", "الذاكرة المستعملة";
     DoctorResidentOf:

@@ -223,6 +223,14 @@ pub const SETTINGS: &[Setting] = &[
         about: "try several tokens at once where that is measured to pay; answers stay the same",
     },
     Setting {
+        key: "engine.draft_models",
+        env: &["FALAJ_DRAFT_MODELS"],
+        flag: "",
+        kind: Kind::List,
+        default: |_| String::new(),
+        about: "`large=small`: a small model of the same vocabulary that guesses tokens of a large one",
+    },
+    Setting {
         key: "engine.prefix_dir",
         env: &["FALAJ_PREFIX_DIR"],
         flag: "",

@@ -11,6 +11,7 @@ use crate::serving::{self, Place, Size};
 use crate::words::Word;
 use falaj_engine::{Engine, Event, Request, Sampling};
 use serde_json::json;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 pub fn examine(context: &Context, name: &str) -> Outcome {
@@ -32,6 +33,7 @@ pub fn examine(context: &Context, name: &str) -> Outcome {
     let engine = &served.engine;
     let size = Size::of(engine);
     let cost = Cost::of(engine.model(), Size::position_bytes(engine) as f64);
+    let draft = config.engine.drafts.get(&place.id()).filter(|_| engine.draft().is_some());
     let step_tokens = engine.options().step_tokens as f64;
     let decode_limit = cost.decode_limit(&limits, reached.decode_context);
     let prompt_limit = cost.prompt_limit(&limits, reached.prompt_tokens as f64, step_tokens);
@@ -60,6 +62,14 @@ pub fn examine(context: &Context, name: &str) -> Outcome {
                 "limit_tokens_per_s": prompt_limit,
                 "tokens_per_s": reached.prompt_per_s,
                 "share": reached.prompt_per_s / prompt_limit,
+            },
+            "speculation": {
+                "on": engine.options().speculation,
+                "draft_model": draft,
+                "draft_bytes": size.draft_bytes,
+                "tokens_per_s": reached.guessing_per_s,
+                "guesses": reached.guesses,
+                "right_guesses": reached.right_guesses,
             },
             "load_s": load_s,
             "resident_bytes": resident_bytes,
@@ -103,7 +113,19 @@ pub fn examine(context: &Context, name: &str) -> Outcome {
     ]);
     output::line("");
     let parts = [size.weight_bytes, size.cache_bytes].map(output::bytes);
+    let speculation = match (engine.options().speculation, draft) {
+        (false, _) => Word::DoctorSpeculationOff.text().to_owned(),
+        (true, draft) => {
+            let by = draft.map_or_else(
+                || Word::DoctorNoDraft.text().to_owned(),
+                |draft| Word::DoctorDraft.with(&[draft, &output::bytes(size.draft_bytes)]),
+            );
+            let (right, all) = (reached.right_guesses.to_string(), reached.guesses.to_string());
+            format!("{by}; {}", Word::DoctorGuesses.with(&[&format!("{:.1}", reached.guessing_per_s), &right, &all]))
+        }
+    };
     output::table(&[
+        vec![Word::DoctorSpeculation.text().to_owned(), speculation],
         vec![Word::DoctorLoad.text().to_owned(), format!("{load_s:.2} s")],
         vec![
             Word::DoctorResident.text().to_owned(),
@@ -128,6 +150,10 @@ struct Reached {
     /// Positions that a token looked back at, on average.
     decode_context: f64,
     decode_per_s: f64,
+    /// Of an answer without chance, in which there is something to guess.
+    guessing_per_s: f64,
+    guesses: u64,
+    right_guesses: u64,
 }
 
 impl Reached {
@@ -137,23 +163,30 @@ impl Reached {
         let few = FEW_TOKENS.min(prompt_tokens);
         let decoded = DECODE_TOKENS.min(engine.context_tokens().saturating_sub(few)).max(2);
         // One to wake threads and touch pages, then those that count.
-        run(engine, few, 2, 0)?;
+        run(engine, few, 2, 0, 1.0)?;
         let (mut prompt_s, mut token_s) = (f64::INFINITY, f64::INFINITY);
         for round in 1..=2 {
-            prompt_s = prompt_s.min(run(engine, prompt_tokens, 1, round)?.0);
-            token_s = token_s.min(run(engine, few, decoded, round)?.1);
+            prompt_s = prompt_s.min(run(engine, prompt_tokens, 1, round, 1.0)?.0);
+            token_s = token_s.min(run(engine, few, decoded, round, 1.0)?.1);
         }
+        let counts = || [&engine.stats().proposed_rows, &engine.stats().accepted_rows].map(|count| count.load(Relaxed));
+        let before = counts();
+        let guessing_s = run(engine, few, decoded, 3, 0.0)?.1;
+        let after = counts();
         Ok(Self {
             prompt_tokens,
             prompt_per_s: prompt_tokens as f64 / prompt_s,
             decode_context: few as f64 + decoded as f64 / 2.0,
             decode_per_s: 1.0 / token_s,
+            guessing_per_s: 1.0 / guessing_s,
+            guesses: after[0] - before[0],
+            right_guesses: after[1] - before[1],
         })
     }
 }
 
 /// Seconds to the first token, and per token afterwards. A slow model gets less than `tokens`.
-fn run(engine: &Engine, prompt_tokens: usize, tokens: usize, round: u64) -> Outcome<(f64, f64)> {
+fn run(engine: &Engine, prompt_tokens: usize, tokens: usize, round: u64, temperature: f32) -> Outcome<(f64, f64)> {
     let vocab_size = engine.model().vocab_size();
     // Of no language: nothing to guess ahead, and every expert has its turn.
     let prompt = (0..prompt_tokens).map(|i| (i.wrapping_mul(7919).wrapping_add(13) % vocab_size) as u32).collect();
@@ -162,7 +195,7 @@ fn run(engine: &Engine, prompt_tokens: usize, tokens: usize, round: u64) -> Outc
         .submit(Request {
             prompt,
             max_tokens: tokens as u32,
-            sampling: Sampling { temperature: 1.0, seed: round, ..Sampling::default() },
+            sampling: Sampling { temperature, seed: round, ..Sampling::default() },
             stop_tokens: Vec::new(),
             min_tokens: 0,
             constraint: None,

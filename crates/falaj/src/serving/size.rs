@@ -12,13 +12,23 @@ pub struct Size {
     pub cache_bytes: u64,
     /// Buffers of a step, the vocabulary and the grammars.
     pub other_bytes: u64,
+    /// All of the draft model, its own cache included.
+    pub draft_bytes: u64,
 }
 
 impl Size {
     /// `file_bytes`: of the weights, which stay in the format in which they come.
-    pub fn estimate(config: &Config, options: &EngineOptions, file_bytes: u64) -> Self {
+    /// `draft`: a draft model, and the same of it.
+    pub fn estimate(config: &Config, draft: Option<(&Config, u64)>, options: &EngineOptions, file_bytes: u64) -> Self {
         let cache_bytes = cache_bytes(config, options);
-        Self { weight_bytes: file_bytes, cache_bytes, other_bytes: other_bytes(config, options) }
+        let pages = cache_bytes as usize / KvCache::page_bytes(config, options.kv_format).max(1);
+        let context_tokens = context_tokens(config, options).min(pages.saturating_mul(PAGE_TOKENS));
+        Self {
+            weight_bytes: file_bytes,
+            cache_bytes,
+            other_bytes: other_bytes(config, options),
+            draft_bytes: draft.map_or(0, |(draft, bytes)| draft_bytes(draft, options, context_tokens, bytes)),
+        }
     }
 
     pub fn of(engine: &Engine) -> Self {
@@ -28,6 +38,9 @@ impl Size {
             weight_bytes: engine.model().weight_bytes() as u64,
             cache_bytes: pages.saturating_mul(KvCache::page_bytes(config, engine.options().kv_format) as u64),
             other_bytes: other_bytes(config, engine.options()),
+            draft_bytes: engine.draft().map_or(0, |draft| {
+                draft_bytes(draft.config(), engine.options(), engine.context_tokens(), draft.weight_bytes() as u64)
+            }),
         }
     }
 
@@ -37,7 +50,7 @@ impl Size {
     }
 
     pub fn total_bytes(self) -> u64 {
-        self.weight_bytes.saturating_add(self.cache_bytes).saturating_add(self.other_bytes)
+        [self.cache_bytes, self.other_bytes, self.draft_bytes].into_iter().fold(self.weight_bytes, u64::saturating_add)
     }
 }
 
@@ -46,21 +59,37 @@ fn cache_bytes(config: &Config, options: &EngineOptions) -> u64 {
     if options.cache_bytes > 0 {
         return options.cache_bytes as u64;
     }
-    let context_tokens = match options.context_tokens {
-        0 => config.context_tokens,
-        lowered => lowered.min(config.context_tokens),
-    };
-    let context_pages = context_tokens.div_ceil(PAGE_TOKENS);
+    let context_pages = context_tokens(config, options).div_ceil(PAGE_TOKENS);
     let pages = context_pages.max(options.max_sequences.saturating_mul(context_pages.div_ceil(4)));
     let bytes = pages.saturating_mul(KvCache::page_bytes(config, options.kv_format));
     (bytes as u64).min(MOST_CACHE_BYTES)
 }
 
+fn context_tokens(config: &Config, options: &EngineOptions) -> usize {
+    match options.context_tokens {
+        0 => config.context_tokens,
+        lowered => lowered.min(config.context_tokens),
+    }
+}
+
+/// It needs no vocabulary of its own.
+fn draft_bytes(draft: &Config, options: &EngineOptions, context_tokens: usize, weight_bytes: u64) -> u64 {
+    let (cache_bytes, rows) = Engine::draft_needs(draft, options, context_tokens);
+    let buffers = buffer_bytes(draft, rows, options.max_sequences);
+    weight_bytes.saturating_add(cache_bytes as u64).saturating_add(buffers)
+}
+
 /// At most, since a step as large as they allow may never come. `falaj_model::Workspace` and `falaj_kernels::Activations` have
 /// the buffers, of which none is in memory before it is used.
 fn other_bytes(config: &Config, options: &EngineOptions) -> u64 {
-    let &Config { hidden_size: d, ffn_size: f, head_dim: e, heads, kv_heads, vocab_size, .. } = config;
     let rows = options.step_tokens.max(options.max_sequences + 1);
+    let vocabulary = config.vocab_size as u64 * VOCABULARY_BYTES_PER_TOKEN;
+    buffer_bytes(config, rows, options.max_sequences + MOST_PROPOSED + 1).saturating_add(vocabulary)
+}
+
+/// Of steps of so many rows, of which so many give logits.
+fn buffer_bytes(config: &Config, rows: usize, outputs: usize) -> u64 {
+    let &Config { hidden_size: d, ffn_size: f, head_dim: e, heads, kv_heads, vocab_size, .. } = config;
     let (experts, used) = config.experts.map_or((0, 1), |experts| (experts.count, experts.used));
     // Residual and norm; query and what attention gives, key and value; angles; gate times up. And up alone, where adapters
     // change it.
@@ -70,9 +99,8 @@ fn other_bytes(config: &Config, options: &EngineOptions) -> u64 {
     let mixture = if experts > 0 { experts + used * d } else { 0 };
     // What products read: 12 bytes a value for BF16 weights (bits and floats, twice), 3 for quantised ones, and the norm's floats.
     let read = 12 * used * d.max(f).max(heads * e) + 4 * d;
-    let logits = 4 * (options.max_sequences + MOST_PROPOSED + 1) * vocab_size;
-    let buffers = rows.saturating_mul(4 * (floats + mixture) + read).saturating_add(logits);
-    (buffers as u64).saturating_add(vocab_size as u64 * VOCABULARY_BYTES_PER_TOKEN)
+    let logits = 4 * outputs * vocab_size;
+    rows.saturating_mul(4 * (floats + mixture) + read).saturating_add(logits) as u64
 }
 
 /// The engine's own limit where nobody said how much.
@@ -100,9 +128,17 @@ mod tests {
             let options =
                 EngineOptions { threads: 1, cache_bytes, context_tokens, max_sequences, ..EngineOptions::default() };
             let model = Arc::new(synthetic(&tiny_config(300, 512), 1).unwrap());
-            let guess = Size::estimate(model.config(), &options, model.weight_bytes() as u64);
-            let engine = Engine::start(model, options).unwrap();
+            let guess = Size::estimate(model.config(), None, &options, model.weight_bytes() as u64);
+            let engine = Engine::start(Arc::clone(&model), options.clone()).unwrap();
             assert_eq!(Size::of(&engine), guess);
+
+            let draft = Arc::new(synthetic(&tiny_config(300, 256), 2).unwrap());
+            let about = Some((draft.config(), draft.weight_bytes() as u64));
+            let both = Size::estimate(model.config(), about, &options, model.weight_bytes() as u64);
+            assert!(both.draft_bytes > draft.weight_bytes() as u64);
+            assert_eq!(Size { draft_bytes: 0, ..both }, guess);
+            let engine = Engine::start_with_draft(model, Some(draft), options).unwrap();
+            assert_eq!(Size::of(&engine), both);
         }
     }
 

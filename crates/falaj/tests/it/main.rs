@@ -5,6 +5,7 @@ mod adapters;
 mod chat;
 mod config;
 mod data;
+mod drafts;
 mod eval;
 mod models;
 mod pull;

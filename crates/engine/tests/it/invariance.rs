@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use falaj_engine::{Engine, EngineOptions, Request, Sampling};
-use falaj_model::{KvCache, Model};
+use falaj_model::{Config, KvCache, Model, synthetic};
 
 use crate::run::{MIXTURE, MODEL, Outcome, count, end, options, prompt, read, request, run, start};
 
@@ -123,21 +123,26 @@ fn one_prompt_is_computed_once() {
 
 #[test]
 fn preemption() {
-    // More than a channel holds.
-    const TOKENS: u32 = 100;
-    let long = |number| Request { logprobs: Some(2), ..request(prompt(number, 20 + number as usize), TOKENS) };
-    for model in [&*MODEL, &*MIXTURE] {
-        let page_bytes = KvCache::page_bytes(model.config(), falaj_kernels::KvFormat::F16);
-        // Eight sequences of up to eight pages each, and twenty pages. Nobody reads before all are queued, and none can end
-        // unread, so all of them are under way together.
-        let engine = start(model, EngineOptions { cache_bytes: 20 * page_bytes, threads: 2, ..options() });
+    // Nobody reads before all are queued, and a channel holds 64 tokens. So when reading begins, the first sequence has at
+    // least 56 steps to go, at 5 pages or more in the end (as many as a window of 72 needs); the second is admitted beside it
+    // and needs its fourth page in step 45. That is one more than there are, whatever runs when.
+    const TOKENS: u32 = 120;
+    const PAGES: usize = 8;
+    let long = |number| Request { logprobs: Some(2), ..request(prompt(number, 4), TOKENS) };
+    let config = Config { sliding_window: Some(72), ..MIXTURE.config().clone() };
+    let mixture = Arc::new(synthetic(&config, 2).unwrap());
+    for model in [&*MODEL, &mixture] {
+        let cache_bytes = PAGES * KvCache::page_bytes(model.config(), falaj_kernels::KvFormat::F16);
+        let engine = start(model, EngineOptions { cache_bytes, threads: 2, speculation: false, ..options() });
         let streams: Vec<_> = (0..8).map(|number| engine.submit(long(number)).unwrap()).collect();
         let outcomes: Vec<_> = streams.into_iter().map(read).collect();
-        assert!(count(&engine, |stats| &stats.preemptions) > 0);
+        let preemptions = count(&engine, |stats| &stats.preemptions);
+        assert!(preemptions > 0, "{PAGES} pages were enough");
         end(&engine);
         let roomy = start(model, options());
         for (number, outcome) in (0..8).zip(outcomes) {
-            assert_eq!(outcome.tokens.len(), TOKENS as usize);
+            let (got, last) = (outcome.tokens.len(), &outcome.end);
+            assert_eq!(got, TOKENS as usize, "request {number} after {preemptions} preemptions: {last:?}");
             assert_eq!(outcome.answer(), run(&roomy, long(number)).answer(), "request {number}");
         }
         end(&roomy);

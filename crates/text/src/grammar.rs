@@ -3,6 +3,7 @@
 
 mod tools;
 
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use llguidance::ParserFactory;
@@ -107,12 +108,18 @@ impl GrammarCompiler {
         // against the longest chain that fits into the largest grammar.
         let parser = std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name("grammar".to_owned()).stack_size(STACK_BYTES);
-            let compiling = thread.spawn_scoped(scope, || factory.create_parser(top));
+            let compiling = thread.spawn_scoped(scope, || match &grammar.body {
+                Body::Schema(schema) => check_width(schema).map(|()| factory.create_parser(top)),
+                Body::Regex(_) | Body::Lark(_) => Ok(factory.create_parser(top)),
+            });
             let compiling = compiling.map_err(|_| failed("no thread can be started for it"))?;
-            let parser = compiling.join().map_err(|_| failed("the compiler failed on it"))?;
+            let parser = compiling.join().map_err(|_| failed("the compiler failed on it"))??;
             parser.map_err(|error| failed(&reason(&error.to_string())))
         })?;
-        Ok(Matcher { inner: llguidance::Matcher::new(Ok(parser)) })
+        let mut inner = llguidance::Matcher::new(Ok(parser));
+        // One that is too wide to begin with is refused before an answer begins.
+        inner.compute_mask_or_eos().map_err(|error| failed(&reason(&error.to_string())))?;
+        Ok(Matcher { inner })
     }
 }
 
@@ -207,6 +214,46 @@ pub(crate) fn check_shape(value: &Value) -> Result<(), TextError> {
     Ok(())
 }
 
+/// Alternatives and references put the properties of many objects side by side, and a few lines can name very many. Recurses.
+fn check_width(schema: &Value) -> Result<(), TextError> {
+    let mut known = HashMap::new();
+    let mut waiting = vec![schema];
+    while let Some(value) = waiting.pop() {
+        let got = width(schema, value, &mut known);
+        if got > MAX_WIDTH {
+            return Err(TextError::TooLarge {
+                what: "the properties side by side in a JSON schema",
+                got,
+                max: MAX_WIDTH,
+            });
+        }
+        match value {
+            Value::Array(list) => waiting.extend(list),
+            Value::Object(map) => waiting.extend(map.values()),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Properties that may come next where `value` begins.
+fn width<'v>(root: &'v Value, value: &'v Value, known: &mut HashMap<*const Value, usize>) -> usize {
+    let Value::Object(map) = value else { return 0 };
+    if let Some(width) = known.get(&std::ptr::from_ref(value)) {
+        return *width;
+    }
+    // A reference to itself adds nothing.
+    known.insert(value, 0);
+    let mut sum = map.get("properties").and_then(Value::as_object).map_or(0, serde_json::Map::len);
+    let lists = ["anyOf", "oneOf", "allOf"].into_iter().filter_map(|key| map.get(key)?.as_array()).flatten();
+    let named = map.get("$ref").and_then(Value::as_str).and_then(|name| root.pointer(name.strip_prefix('#')?));
+    for part in lists.chain(named) {
+        sum = sum.saturating_add(width(root, part, known));
+    }
+    known.insert(value, sum);
+    sum
+}
+
 struct Env {
     trie: TokTrie,
 }
@@ -278,6 +325,8 @@ const MAX_DEPTH: usize = 100;
 const MAX_GRAMMAR_BYTES: usize = 512 << 10;
 /// Compiling takes the square of them: 500 half a second, 4,000 some twenty.
 const MAX_PROPERTIES: usize = 1_000;
+/// Some four items of a row each.
+const MAX_WIDTH: usize = 2_000;
 /// Earley items of one position.
 const MAX_ROW_ITEMS: usize = 10_000;
 /// Address space; only what recursion touches becomes memory.

@@ -95,6 +95,22 @@ fn a_wide_schema_can_be_written_or_is_refused() {
     assert!(matches!(refuse(&wide(1_001)), TextError::TooLarge { got: 1_001, .. }));
 }
 
+/// The same properties, named by every alternative: few in the text, many where the object begins.
+#[test]
+fn alternatives_that_share_many_properties_are_refused_before_they_begin() {
+    let fan = |alternatives: usize| {
+        let wide: serde_json::Map<String, Value> = (0..500).map(|i| (format!("property{i}"), json!({}))).collect();
+        let one = |i: usize| json!({"allOf": [{"$ref": "#/$defs/wide"}, {"properties": {format!("kind{i}"): {}}}]});
+        let all: Vec<Value> = (0..alternatives).map(one).collect();
+        Grammar::json_schema(&json!({"anyOf": all, "$defs": {"wide": {"type": "object", "properties": wide}}}))
+    };
+    assert!(matches!(refuse(&fan(30)), TextError::TooLarge { got: 15_030, .. }));
+    // Objects in objects do not stand side by side.
+    let deep = json!({"$defs": {"leaf": {"type": "object", "properties": {"a": {}, "b": {}}}}, "type": "object",
+        "properties": (0..900).map(|i| (format!("p{i}"), json!({"$ref": "#/$defs/leaf"}))).collect::<serde_json::Map<_, _>>()});
+    GrammarCompiler::new(byte_level()).compile(&Grammar::json_schema(&deep)).unwrap();
+}
+
 #[test]
 fn regular_expressions() {
     let tokenizer = byte_level();

@@ -62,6 +62,8 @@ pub enum ApiError {
     TookTooLong { timeout_ms: u64 },
     #[error("the model stopped with an error: {reason}")]
     Engine { reason: String },
+    #[error("the answer could not be kept to the grammar or schema of the request: {reason}; send a simpler one")]
+    GrammarFailed { reason: String },
     #[error("this server keeps neither files nor jobs; start it with `falaj up`")]
     NoSite,
     #[error("there is no {what} `{id}`")]
@@ -120,7 +122,9 @@ impl ApiError {
             Self::ContextExceeded { .. } => {
                 of(StatusCode::BAD_REQUEST, INVALID, INVALID, Some("context_length_exceeded"), INVALID)
             }
-            Self::Unsupported { .. } => of(StatusCode::BAD_REQUEST, INVALID, INVALID, Some("unsupported"), INVALID),
+            Self::Unsupported { .. } | Self::GrammarFailed { .. } => {
+                of(StatusCode::BAD_REQUEST, INVALID, INVALID, Some("unsupported"), INVALID)
+            }
             Self::Conversation { .. } => {
                 of(StatusCode::BAD_REQUEST, "invalid_request_message_order", INVALID, Some("invalid_messages"), INVALID)
             }

@@ -99,9 +99,11 @@ impl Generation {
             let room = context_tokens.saturating_sub(prompt.len());
             // No room at all is refused by the engine, which knows how many tokens that would need.
             let room = u32::try_from(room).unwrap_or(u32::MAX).max(1);
-            let mut choices = (0..job.n).map(|choice| Choice {
-                seed: job.sampling.seed.wrapping_add(u64::from(choice)),
-                constraint: constraints.next().map(lane::constraint),
+            let mut grammars = Vec::new();
+            let mut choices = (0..job.n).map(|choice| {
+                let (constraint, failed) = constraints.next().map(lane::constraint).unzip();
+                grammars.push(failed);
+                Choice { seed: job.sampling.seed.wrapping_add(u64::from(choice)), constraint }
             });
             let Some(first) = choices.next() else { continue };
             let more = choices.collect();
@@ -116,8 +118,8 @@ impl Generation {
                 adapter: job.served.adapter.clone(),
                 logprobs: job.logprobs,
             };
-            for stream in job.served.engine.submit_choices(request, more)? {
-                lanes.push(Lane::new(&job, stream, job.max_tokens.is_none_or(|most| most > room)));
+            for (stream, failed) in job.served.engine.submit_choices(request, more)?.into_iter().zip(grammars) {
+                lanes.push(Lane::new(&job, stream, job.max_tokens.is_none_or(|most| most > room), failed));
             }
         }
         let prompt_tokens = job.prompts.iter().map(|prompt| prompt.len() as u64).sum();

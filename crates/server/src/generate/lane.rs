@@ -1,11 +1,12 @@
 //! One choice: engine events in, pieces out. Holds the decoder and the stop strings' finder.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use falaj_engine::{Constraint, ConstraintError, Event, FinishReason, Stream, TokenMask};
-use falaj_text::{Detokenizer, Matcher, OutputParser, StopFinder, Tokenizer};
+use falaj_text::{Detokenizer, Matcher, OutputParser, StopFinder, TextError, Tokenizer};
 
 use super::{Decode, Job};
 use crate::error::ApiError;
@@ -66,6 +67,8 @@ pub(super) struct Lane {
     calls: u32,
     context_is_limit: bool,
     last_token: Option<Instant>,
+    /// Set by the grammar that bound this choice when it could not go on.
+    grammar_failed: Option<Arc<AtomicBool>>,
     pub(super) choices_per_prompt: usize,
     pub(super) cached_tokens: u64,
     pub(super) generated_tokens: u64,
@@ -77,7 +80,12 @@ enum Decoder {
 }
 
 impl Lane {
-    pub(super) fn new(job: &Job, stream: Stream, context_is_limit: bool) -> Self {
+    pub(super) fn new(
+        job: &Job,
+        stream: Stream,
+        context_is_limit: bool,
+        grammar_failed: Option<Arc<AtomicBool>>,
+    ) -> Self {
         let text = &job.served.text;
         let tokenizer = &text.tokenizer;
         let decoder = match (job.decode, &text.chat) {
@@ -100,6 +108,7 @@ impl Lane {
             calls: 0,
             context_is_limit,
             last_token: None,
+            grammar_failed,
             choices_per_prompt: job.n as usize,
             cached_tokens: 0,
             generated_tokens: 0,
@@ -139,7 +148,7 @@ impl Lane {
             }
             Some(Event::Failed(reason)) => {
                 self.stream = None;
-                return Err(ApiError::Engine { reason });
+                return Err(failure(reason, self.grammar_failed.as_deref()));
             }
             // The engine went away without a word: it is shutting down.
             None => {
@@ -227,19 +236,58 @@ impl Lane {
     }
 }
 
-pub(super) fn constraint(matcher: Matcher) -> Box<dyn Constraint> {
-    Box::new(Grammatical(matcher))
+/// The engine's view of a matcher, and what tells its choice that the grammar, not the engine, failed.
+pub(super) fn constraint(matcher: Matcher) -> (Box<dyn Constraint>, Arc<AtomicBool>) {
+    let failed = Arc::new(AtomicBool::new(false));
+    (Box::new(Grammatical { matcher, failed: Arc::clone(&failed) }), failed)
 }
 
-/// The engine's view of a matcher.
-struct Grammatical(Matcher);
+struct Grammatical {
+    matcher: Matcher,
+    failed: Arc<AtomicBool>,
+}
+
+/// Whoever sent a grammar that cannot be followed can send a simpler one; nothing is wrong here.
+fn failure(reason: String, grammar_failed: Option<&AtomicBool>) -> ApiError {
+    match grammar_failed.is_some_and(|failed| failed.load(Ordering::Acquire)) {
+        true => ApiError::GrammarFailed { reason },
+        false => ApiError::Engine { reason },
+    }
+}
+
+fn told<T>(failed: &AtomicBool, outcome: Result<T, TextError>) -> Result<T, ConstraintError> {
+    outcome.map_err(|error| {
+        failed.store(true, Ordering::Release);
+        ConstraintError { reason: error.to_string() }
+    })
+}
 
 impl Constraint for Grammatical {
     fn allowed(&mut self, mask: &mut TokenMask) -> Result<(), ConstraintError> {
-        self.0.allowed(&mut mask.words).map_err(|error| ConstraintError { reason: error.to_string() })
+        told(&self.failed, self.matcher.allowed(&mut mask.words))
     }
 
     fn accept(&mut self, token: u32) -> Result<(), ConstraintError> {
-        self.0.accept(token).map_err(|error| ConstraintError { reason: error.to_string() })
+        told(&self.failed, self.matcher.accept(token))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::response::IntoResponse;
+
+    use super::*;
+
+    /// No grammar that compiles is known to fail in the middle of an answer; if one does, the request is to blame.
+    #[test]
+    fn a_grammar_that_fails_is_the_requests_fault_and_anything_else_is_ours() {
+        let failed = AtomicBool::new(false);
+        let status = |grammar: Option<&AtomicBool>| failure("x".to_owned(), grammar).into_response().status().as_u16();
+        assert!(told(&failed, Ok(())).is_ok());
+        assert_eq!((status(None), status(Some(&failed))), (500, 500));
+        let error =
+            told::<()>(&failed, Err(TextError::Constraint { reason: "too many items".to_owned() })).unwrap_err();
+        assert!(error.to_string().contains("too many items"));
+        assert_eq!((status(None), status(Some(&failed))), (500, 400));
     }
 }

@@ -7,20 +7,23 @@
 //!
 //! An adapter is a resident over another one, its base: the base comes first, and stays as long as any of its adapters is here.
 
+mod lending;
 mod room;
+mod state;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use super::{Facts, Listed, LoadError, Loader, Loan, Memory, ModelState, Served};
+use lending::Tidy;
+pub(super) use lending::{Return, Waiting};
 use room::Verdict;
+use state::{Condition, Deed, Loaded, Resident, State, Want};
 
 /// Why a model does not come.
 #[derive(Clone, Debug)]
@@ -53,64 +56,6 @@ pub(super) struct Residents {
     quiet: Condvar,
     cancelled: Arc<AtomicBool>,
     pub(super) counts: Counts,
-}
-
-#[derive(Default)]
-struct State {
-    models: BTreeMap<String, Resident>,
-    /// In the order in which they were first asked for.
-    wanted: VecDeque<Want>,
-    /// Counts uses; the lowest is the least recently used.
-    clock: u64,
-    stopping: bool,
-}
-
-struct Resident {
-    /// INVARIANT: the sum over all residents is what the bound bounds.
-    bytes: u64,
-    /// Of an adapter: the resident in whose engine it is.
-    base: Option<String>,
-    condition: Condition,
-}
-
-enum Condition {
-    Loading {
-        waiters: Vec<Waiter>,
-    },
-    Loaded(Loaded),
-    /// Stopping its engine and giving memory back.
-    Unloading,
-}
-
-struct Loaded {
-    served: Arc<Served>,
-    loans: usize,
-    /// Of `State::clock`.
-    used: u64,
-    idle_since: Instant,
-    stays: bool,
-    /// Somebody waits for its room: no new loans.
-    leaving: bool,
-}
-
-/// A model that is not here, and who waits for it.
-struct Want {
-    id: String,
-    need_bytes: u64,
-    /// Of an adapter: what it needs here, and how much that needs if it is not.
-    base: Option<(String, u64)>,
-    waiters: Vec<Waiter>,
-}
-
-type Waiter = oneshot::Sender<Result<Loan, Refusal>>;
-
-/// What is to be done once the lock is free.
-enum Deed {
-    Lend(Waiter, Loan),
-    Refuse(Vec<Waiter>, Refusal),
-    /// Over the engine of a base, or by itself.
-    Load(String, Option<Arc<Served>>),
-    Unload(String, Arc<Served>),
 }
 
 impl Residents {
@@ -459,108 +404,5 @@ impl Residents {
     /// No state behind this lock can be half-written, so a panic elsewhere does not matter.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    fn loaded(&mut self, served: Served, stays: bool, loans: usize) -> Loaded {
-        self.clock += 1;
-        let (served, idle_since) = (Arc::new(served), Instant::now());
-        Loaded { served, loans, used: self.clock, idle_since, stays, leaving: false }
-    }
-
-    fn all_loaded(&mut self) -> impl Iterator<Item = &mut Loaded> {
-        self.models.values_mut().filter_map(|resident| match &mut resident.condition {
-            Condition::Loaded(loaded) => Some(loaded),
-            _ => None,
-        })
-    }
-
-    fn find(&mut self, name: &str) -> Option<&mut Loaded> {
-        self.all_loaded().find(|loaded| !loaded.leaving && loaded.served.facts.answers_to(name))
-    }
-
-    fn loading(&self) -> usize {
-        self.models.values().filter(|resident| matches!(resident.condition, Condition::Loading { .. })).count()
-    }
-
-    fn taken_bytes(&self) -> u64 {
-        self.models.values().fold(0, |sum, resident| sum.saturating_add(resident.bytes))
-    }
-
-    /// Whether an adapter over it is here, in whatever condition.
-    fn is_needed(&self, id: &str) -> bool {
-        self.models.values().any(|resident| resident.base.as_deref() == Some(id))
-    }
-
-    /// Who uses an adapter uses its base.
-    fn base_is_used(&mut self, facts: &Facts) {
-        let clock = self.clock;
-        let base = facts.base.as_ref().and_then(|base| self.models.get_mut(base));
-        if let Some(Resident { condition: Condition::Loaded(loaded), .. }) = base {
-            (loaded.used, loaded.idle_since) = (clock, Instant::now());
-        }
-    }
-
-    /// Begins to unload a model that is idle and no adapter's base; its bytes count until they are given back.
-    fn unload(&mut self, id: &str, deeds: &mut Vec<Deed>) {
-        if self.is_needed(id) {
-            return;
-        }
-        let Some(resident) = self.models.get_mut(id) else { return };
-        match std::mem::replace(&mut resident.condition, Condition::Unloading) {
-            Condition::Loaded(loaded) if loaded.loans == 0 => deeds.push(Deed::Unload(id.to_owned(), loaded.served)),
-            other => resident.condition = other,
-        }
-    }
-}
-
-/// Returns a loan.
-pub(super) struct Return {
-    residents: Arc<Residents>,
-    id: String,
-    /// A look at the metrics is no use.
-    counts: bool,
-}
-
-impl Drop for Return {
-    fn drop(&mut self) {
-        self.residents.change(|state, _| {
-            state.clock += 1;
-            let clock = state.clock;
-            let Some(Resident { condition: Condition::Loaded(loaded), .. }) = state.models.get_mut(&self.id) else {
-                return;
-            };
-            loaded.loans = loaded.loans.saturating_sub(1);
-            if self.counts {
-                (loaded.used, loaded.idle_since) = (clock, Instant::now());
-                let served = Arc::clone(&loaded.served);
-                state.base_is_used(&served.facts);
-            }
-        });
-    }
-}
-
-/// The wait for a model.
-pub(super) struct Waiting {
-    answer: oneshot::Receiver<Result<Loan, Refusal>>,
-    // Dropped second: by then it shows that nobody waits here.
-    _tidy: Tidy,
-}
-
-impl Future for Waiting {
-    type Output = Result<Loan, Refusal>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        // Every waiter is answered; one that is dropped unanswered went down with its registry.
-        Pin::new(&mut self.answer).poll(context).map(|answer| answer.unwrap_or(Err(Refusal::Stopping)))
-    }
-}
-
-struct Tidy(Arc<Residents>);
-
-impl Drop for Tidy {
-    fn drop(&mut self) {
-        self.0.change(|_, _| ());
     }
 }

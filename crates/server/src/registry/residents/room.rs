@@ -1,7 +1,8 @@
 //! Whether there is room for a model, and who must leave to make it. Only the arithmetic: what happens then is
 //! `residents.rs`' business.
 
-use super::{Condition, Refusal, State};
+use super::Refusal;
+use super::state::{Condition, Resident, State};
 use crate::registry::Memory;
 
 #[derive(Debug)]
@@ -78,7 +79,7 @@ pub(super) fn settle(state: &mut State, memory: &Memory, wanted: Option<Wanted>)
 /// Of what never leaves, or must not leave for an adapter over `base`.
 pub(super) fn staying_bytes(state: &State, base: Option<&str>) -> u64 {
     let stays = |id: &String| base == Some(id.as_str()) || adapters(state, id).any(|id| is_pinned(state, id));
-    let of = |(id, resident): (&String, &super::Resident)| match &resident.condition {
+    let of = |(id, resident): (&String, &Resident)| match &resident.condition {
         Condition::Loaded(loaded) if loaded.stays || stays(id) => resident.bytes,
         _ => 0,
     };
@@ -93,7 +94,7 @@ fn may_leave(state: &State, id: &str, wanted: Option<Wanted>) -> bool {
 
 /// Those over `id`.
 fn adapters<'a>(state: &'a State, id: &'a str) -> impl Iterator<Item = &'a str> {
-    let over = move |(_, resident): &(&String, &super::Resident)| resident.base.as_deref() == Some(id);
+    let over = move |(_, resident): &(&String, &Resident)| resident.base.as_deref() == Some(id);
     state.models.iter().filter(over).map(|(id, _)| id.as_str())
 }
 

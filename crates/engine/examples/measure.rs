@@ -1,6 +1,6 @@
 //! One loaded model, measured on demand: `cargo xtask bench engine` starts it once, writes a command per line and reads a
 //! JSON line back, so that measurements of two programs can alternate without loading again. Greedy, no prefix cache.
-//! `cargo run --release -p falaj-engine --example measure -- MODEL.gguf [--threads N] [--isa NAME] [--context N]`
+//! `cargo run --release -p falaj-engine --example measure -- MODEL.gguf [--threads N] [--isa NAME] [--context N] [--kv NAME]`
 //! then: `prompt TOKENS`, `decode TOKENS`, `batch SEQUENCES PROMPT TOKENS`, `context POSITION TOKENS`, `memory`,
 //! `perplexity FILE WINDOW [FIRST]`, where the file lists token ids with commas. `measure probe` prints what the machine can do.
 
@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use falaj_artifact::Verified;
 use falaj_engine::{Engine, EngineOptions, Event, Request, Sampling};
-use falaj_kernels::{Isa, Pool, probe};
+use falaj_kernels::{Isa, KvFormat, Pool, probe};
 use falaj_model::{Batch, KvCache, LoadOptions, Model, PAGE_TOKENS, Want, Workspace};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -33,6 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             step_tokens: options.step_tokens.unwrap_or(EngineOptions::default().step_tokens),
             // Random weights repeat themselves, and decoding would be measured as it never is.
             speculation: false,
+            kv_format: options.kv,
             ..EngineOptions::default()
         },
     )?;
@@ -66,14 +67,14 @@ fn main() -> Result<(), Box<dyn Error>> {
                 rate(times.decoded, times.decode_s)?;
             }
             Some("context") => {
-                let seconds = at_position(&model, options.threads, number(1)?, number(2)?)?;
+                let seconds = at_position(&model, &options, number(1)?, number(2)?)?;
                 rate(number(2)?, seconds)?;
             }
             Some("perplexity") => {
                 let list = std::fs::read_to_string(words.get(1).ok_or("perplexity of which file?")?)?;
                 let tokens = list.split(',').map(|id| id.trim().parse()).collect::<Result<Vec<u32>, _>>()?;
-                let (perplexity, count) = perplexity(&model, options.threads, &tokens, number(2)?, number(3).ok())?;
-                reply(&format!(r#"{{"perplexity":{perplexity:.6},"tokens":{count}}}"#))?;
+                let (perplexity, error, count) = perplexity(&model, &options, &tokens, number(2)?, number(3).ok())?;
+                reply(&format!(r#"{{"perplexity":{perplexity:.6},"error":{error:.6},"tokens":{count}}}"#))?;
             }
             Some("memory") => reply(&format!(r#"{{"resident_bytes":{}}}"#, resident_bytes()?))?,
             _ => return Err(format!("`{line}` is no command").into()),
@@ -89,13 +90,14 @@ struct Options {
     context_tokens: usize,
     cache_mib: usize,
     step_tokens: Option<usize>,
+    kv: KvFormat,
 }
 
 impl Options {
     fn parse(mut args: impl Iterator<Item = String>) -> Result<Self, Box<dyn Error>> {
         let threads = EngineOptions::default().threads;
-        let mut options =
-            Self { model: String::new(), threads, isa: None, context_tokens: 8192, cache_mib: 0, step_tokens: None };
+        let (kv, model) = (EngineOptions::default().kv_format, String::new());
+        let mut options = Self { model, threads, isa: None, context_tokens: 8192, cache_mib: 0, step_tokens: None, kv };
         while let Some(arg) = args.next() {
             let mut value = || args.next().ok_or_else(|| format!("`{arg}` needs a value"));
             match arg.as_str() {
@@ -106,12 +108,20 @@ impl Options {
                 }
                 "--context" => options.context_tokens = value()?.parse()?,
                 "--cache-mib" => options.cache_mib = value()?.parse()?,
+                "--kv" => {
+                    let name = value()?.to_uppercase();
+                    let formats = [KvFormat::F32, KvFormat::F16, KvFormat::BF16, KvFormat::I8];
+                    let found = formats.into_iter().find(|format| format!("{format:?}") == name);
+                    options.kv = found.ok_or_else(|| format!("no format `{name}` of the cache"))?;
+                }
                 "--step" => options.step_tokens = Some(value()?.parse()?),
                 _ => options.model = arg,
             }
         }
         if options.model.is_empty() {
-            return Err("usage: measure MODEL.gguf [--threads N] [--isa NAME] [--context N] [--cache-mib N]".into());
+            return Err(
+                "usage: measure MODEL.gguf [--threads N] [--isa NAME] [--context N] [--cache-mib N] [--kv NAME]".into(),
+            );
         }
         Ok(options)
     }
@@ -202,10 +212,10 @@ fn generate(
 
 /// Seconds for `tokens` decode steps at `position`, over pages that hold zeros: attention reads and computes as much as
 /// over a real context, and nobody waits for a prompt of 32,768 tokens.
-fn at_position(model: &Arc<Model>, threads: usize, position: usize, tokens: usize) -> Result<f64, Box<dyn Error>> {
+fn at_position(model: &Arc<Model>, options: &Options, position: usize, tokens: usize) -> Result<f64, Box<dyn Error>> {
     let pages: Vec<u32> = (0..(position + tokens).div_ceil(PAGE_TOKENS) as u32 + 1).collect();
-    let mut cache = KvCache::new(model.config(), EngineOptions::default().kv_format, pages.len())?;
-    let mut workspace = Workspace::new(model, Pool::new(threads), 1, 1)?;
+    let mut cache = KvCache::new(model.config(), options.kv, pages.len())?;
+    let mut workspace = Workspace::new(model, Pool::new(options.threads), 1, 1)?;
     let mut batch = Batch::with_capacity(1, pages.len());
     let mut started = Instant::now();
     for step in 0..=tokens {
@@ -221,19 +231,20 @@ fn at_position(model: &Arc<Model>, threads: usize, position: usize, tokens: usiz
 }
 
 /// Perplexity of `tokens` in windows of `window`, of which the second half is predicted; `first`, if there is one, takes the
-/// place of each window's first token, and what does not fill a window is left out. llama-perplexity does the same. Returns how many counted, too.
+/// place of each window's first token, and what does not fill a window is left out. llama-perplexity does the same. Returns its
+/// standard error, over tokens, and how many counted, too.
 fn perplexity(
     model: &Arc<Model>,
-    threads: usize,
+    options: &Options,
     tokens: &[u32],
     window: usize,
     first: Option<usize>,
-) -> Result<(f64, usize), Box<dyn Error>> {
+) -> Result<(f64, f64, usize), Box<dyn Error>> {
     let pages: Vec<u32> = (0..window.div_ceil(PAGE_TOKENS) as u32).collect();
-    let mut cache = KvCache::new(model.config(), EngineOptions::default().kv_format, pages.len())?;
-    let mut workspace = Workspace::new(model, Pool::new(threads), window, window)?;
+    let mut cache = KvCache::new(model.config(), options.kv, pages.len())?;
+    let mut workspace = Workspace::new(model, Pool::new(options.threads), window, window)?;
     let mut batch = Batch::with_capacity(window, pages.len());
-    let (mut sum, mut count) = (0.0, 0);
+    let (mut sum, mut squares, mut count) = (0.0, 0.0, 0);
     for chunk in tokens.chunks_exact(window) {
         batch.clear();
         batch.sequence(&pages);
@@ -247,11 +258,15 @@ fn perplexity(
             let logits = workspace.logits(position).ok_or("a row without logits")?;
             let most = logits.iter().fold(f32::NEG_INFINITY, |most, logit| most.max(*logit));
             let all: f64 = logits.iter().map(|logit| f64::from(logit - most).exp()).sum();
-            sum += all.ln() - f64::from(logits[chunk[position + 1] as usize] - most);
+            let loss = all.ln() - f64::from(logits[chunk[position + 1] as usize] - most);
+            sum += loss;
+            squares += loss * loss;
             count += 1;
         }
     }
-    Ok(((sum / count as f64).exp(), count))
+    let mean = sum / f64::from(count);
+    let error = ((squares / f64::from(count) - mean * mean) / f64::from(count - 1)).sqrt();
+    Ok((mean.exp(), mean.exp() * error, count as usize))
 }
 
 fn rate(tokens: usize, seconds: f64) -> Result<(), Box<dyn Error>> {

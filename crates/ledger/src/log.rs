@@ -1,10 +1,11 @@
 //! The log on disk. An appender thread makes entries durable in groups (`log/appender.rs`, `log/wal.rs`), a publisher thread
-//! turns them into tiles and signed checkpoints behind it (`log/publisher.rs`). Opening it again after any crash finds every
+//! turns them into tiles and signed checkpoints behind it (`log/publisher.rs`), a third removes old segments. Opening it again after any crash finds every
 //! acknowledged entry, or says by name what is wrong.
 
 mod appender;
 mod folder;
 mod publisher;
+mod retirer;
 #[cfg(test)]
 mod tests;
 mod ticket;
@@ -13,7 +14,7 @@ mod wal;
 use std::fs::{self, File};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{SyncSender, channel, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -23,6 +24,7 @@ use rustix::fs::{FlockOperation, flock};
 use self::appender::{Appender, Pending};
 pub use self::folder::Folder;
 use self::publisher::{Publisher, Work};
+use self::retirer::Retirer;
 pub use self::ticket::{Ticket, Watch};
 use self::wal::{Scan, Segment};
 use crate::checkpoint::Checkpoint;
@@ -84,6 +86,8 @@ pub struct Health {
     pub appending: Option<LedgerError>,
     /// Why tiles or checkpoints are late. Entries are safe in the segments meanwhile.
     pub publishing: Option<LedgerError>,
+    /// Why old segments are still there.
+    pub retiring: Option<LedgerError>,
     /// By how much the clock stands behind the last checkpoint.
     pub clock_behind_s: u64,
 }
@@ -134,6 +138,9 @@ impl Log {
     ) -> Result<Self, LedgerError> {
         let keys = Checkpoint::keys(origin, signer.public_key())?;
         fs::create_dir_all(folder.join("wal")).map_err(LedgerError::io("create", folder))?;
+        for durable in [folder, folder.parent().filter(|parent| parent.is_dir()).unwrap_or(folder)] {
+            File::open(durable).and_then(|folder| folder.sync_all()).map_err(LedgerError::io("sync", durable))?;
+        }
         let lock = lock(folder)?;
         let folder = Folder::new(folder);
         let published = stored_checkpoint(&folder, origin, &keys)?;
@@ -170,7 +177,9 @@ impl Log {
             unpublished_entries: end - covered,
             ..Opened::default()
         };
-        let mut publisher = Publisher::new(Arc::clone(&shared), signer, edge, segments);
+        let (retire, retired) = channel();
+        let retirer = Retirer { shared: Arc::clone(&shared), settled: start };
+        let mut publisher = Publisher::new(Arc::clone(&shared), signer, edge, segments, retire);
         replay(&mut publisher, scans, start, &shared)?;
         let segment = match last {
             Some((path, whole_bytes)) => Segment::reopen(&path, whole_bytes)?,
@@ -187,6 +196,7 @@ impl Log {
         let threads = vec![
             spawn("ledger-append", move || appender.run())?,
             spawn("ledger-publish", move || publisher.run(work))?,
+            spawn("ledger-retire", move || retirer.run(retired))?,
         ];
         Ok(Self {
             shared,

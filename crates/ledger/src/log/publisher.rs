@@ -1,13 +1,12 @@
-//! The thread that follows the segments: hashes entries, puts tiles and bundles in place, signs checkpoints, and removes
-//! segments that are no longer needed. Everything it writes is a function of the entries; a file that is lost before it was
+//! The thread that follows the segments: hashes entries, puts tiles and bundles in place, signs checkpoints. Everything it writes is a function of the entries; a file that is lost before it was
 //! synced is made again from the segments when the log is opened.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::time::Instant;
 
+use super::retirer::Retire;
 use super::{Published, Shared, locked};
 use crate::checkpoint::Checkpoint;
 use crate::error::LedgerError;
@@ -44,8 +43,7 @@ pub(super) struct Publisher {
     waiting_bytes: usize,
     /// First entry of each segment that exists.
     segments: Vec<u64>,
-    /// Every tile and bundle below this entry is durable: a multiple of 256.
-    settled: u64,
+    retirer: Sender<Retire>,
     /// Set while opening: files that were there and held something else, or were not there.
     pub(super) repaired: u64,
     opening: bool,
@@ -56,11 +54,16 @@ type Asked = (u64, SyncSender<Result<Note, LedgerError>>);
 
 impl Publisher {
     /// Begins at an edge of whole bundles.
-    pub(super) fn new(shared: Arc<Shared>, signer: Arc<dyn Signer>, edge: Edge, segments: Vec<u64>) -> Self {
-        let settled = edge.size();
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        signer: Arc<dyn Signer>,
+        edge: Edge,
+        segments: Vec<u64>,
+        retirer: Sender<Retire>,
+    ) -> Self {
         let (tail, waiting) = (Vec::new(), BTreeMap::new());
         let (waiting_bytes, repaired, opening, asked) = (0, 0, true, Vec::new());
-        Self { shared, signer, edge, tail, waiting, waiting_bytes, segments, settled, repaired, opening, asked }
+        Self { shared, signer, edge, tail, waiting, waiting_bytes, segments, retirer, repaired, opening, asked }
     }
 
     pub(super) fn edge(&self) -> &Edge {
@@ -128,8 +131,9 @@ impl Publisher {
                 }
                 Err(RecvTimeoutError::Timeout) => Ok(()),
                 Err(RecvTimeoutError::Disconnected) => {
-                    if let Err(error) = self.publish().and_then(|_| self.retire()) {
-                        locked(&self.shared.health).publishing = Some(error);
+                    match self.publish() {
+                        Ok(_) => self.retire(),
+                        Err(error) => locked(&self.shared.health).publishing = Some(error),
                     }
                     return;
                 }
@@ -137,7 +141,7 @@ impl Publisher {
             let outcome = outcome.and_then(|()| self.answer());
             let outcome = if outcome.is_ok() && Instant::now() >= due {
                 due = Instant::now() + self.shared.settings.checkpoint_every;
-                self.publish().and_then(|_| self.retire())
+                self.publish().map(|_| self.retire())
             } else {
                 outcome
             };
@@ -193,47 +197,17 @@ impl Publisher {
         Ok(note)
     }
 
-    /// Removes segments whose every entry is in durable tiles below the checkpoint.
-    fn retire(&mut self) -> Result<(), LedgerError> {
+    /// Hands over the segments whose every entry is in whole tiles below the checkpoint.
+    fn retire(&mut self) {
         let settled = self.edge.size() / TILE_WIDTH * TILE_WIDTH;
         // The last segment is being written and stays.
         let nexts = self.segments.iter().skip(1);
-        let old: Vec<u64> =
-            self.segments.iter().zip(nexts).filter(|&(_, &next)| next <= settled).map(|(&first, _)| first).collect();
-        if old.is_empty() {
-            return Ok(());
+        let old = self.segments.iter().zip(nexts).filter(|&(_, &next)| next <= settled).count();
+        if old > 0 {
+            let segments = self.segments.drain(..old).collect();
+            // A retirer that is gone has said why; the segments stay, and go when the log is opened again.
+            let _ = self.retirer.send(Retire { settled, segments });
         }
-        self.settle(settled)?;
-        for first in &old {
-            let path = self.shared.folder.path(&format!("wal/{first:020}"));
-            fs::remove_file(&path).map_err(LedgerError::io("remove", &path))?;
-            self.segments.retain(|segment| segment != first);
-        }
-        Ok(())
-    }
-
-    fn settle(&mut self, settled: u64) -> Result<(), LedgerError> {
-        let mut parents = BTreeSet::new();
-        for level in 0..8 {
-            let tiles = |size: u64| (size >> (8 * level)) / TILE_WIDTH;
-            for index in tiles(self.settled)..tiles(settled) {
-                let tile = Tile { level, index, width: TILE_WIDTH };
-                let mut paths = vec![tile.path()];
-                if level == 0 {
-                    paths.push(tile.bundle_path());
-                }
-                for path in paths {
-                    self.shared.folder.sync(&path)?;
-                    parents.insert(path.rsplit_once('/').map(|(parent, _)| parent.to_owned()).unwrap_or_default());
-                }
-            }
-        }
-        for parent in parents {
-            self.shared.folder.sync_parents(&format!("{parent}/"))?;
-            self.shared.folder.sync(&parent)?;
-        }
-        self.settled = settled;
-        Ok(())
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 
 pub mod gguf;
 pub mod grammar;
+pub mod ledger;
 pub mod model;
 pub mod request;
 pub mod rows;

@@ -1,3 +1,4 @@
 //! Through the public surface only.
 
 mod kill;
+mod seeds;

@@ -156,7 +156,7 @@ enum TargetStart {
     Bf16(*mut u16),
 }
 
-// SAFETY: tasks write different elements (see `Target::f32` and `Target::bf16`), all inside the buffer that `gemm` borrows.
+// SAFETY: tasks write different elements (see `Block`), all inside the buffer that `gemm` borrows.
 unsafe impl Sync for Target {}
 
 thread_local! {
@@ -206,12 +206,13 @@ fn run(table: &Table, pool: &Pool, a: &Operand, b: &Operand, out: Target, begin:
     let packed = grown(packed, panels * pairs * LANES * 2).as_chunks_mut::<2>().0.as_chunks_mut::<LANES>().0;
     pack::pack(table, pool, b, pairs, packed);
     let (row_blocks, column_blocks) = cut(pool.threads(), a.rows, panels);
-    let rows_each = a.rows.div_ceil(row_blocks).next_multiple_of(tile::ROWS);
-    let panels_each = panels.div_ceil(column_blocks);
+    let tiles = a.rows.div_ceil(tile::ROWS);
     pool.run(row_blocks * column_blocks, |task, _| {
         let (row, column) = (task / column_blocks, task % column_blocks);
-        let rows = (row * rows_each).min(a.rows)..((row + 1) * rows_each).min(a.rows);
-        let columns = (column * panels_each * LANES).min(b.rows)..((column + 1) * panels_each * LANES).min(b.rows);
+        // As equal as whole tiles and panels can be.
+        let row_at = |row: usize| (row * tiles / row_blocks * tile::ROWS).min(a.rows);
+        let column_at = |column: usize| (column * panels / column_blocks * LANES).min(b.rows);
+        let (rows, columns) = (row_at(row)..row_at(row + 1), column_at(column)..column_at(column + 1));
         if rows.is_empty() || columns.is_empty() {
             return;
         }
@@ -224,7 +225,11 @@ fn run(table: &Table, pool: &Pool, a: &Operand, b: &Operand, out: Target, begin:
 /// Into how many blocks of rows and of columns a product is cut: rows as the cache wants them, columns so that every thread has
 /// its share even where rows are few.
 fn cut(threads: usize, rows: usize, panels: usize) -> (usize, usize) {
-    let row_blocks = rows.div_ceil(BLOCK_ROWS);
+    let row_blocks = match rows.div_ceil(BLOCK_ROWS) {
+        // The same number for every thread.
+        many if many > threads => many.next_multiple_of(threads),
+        few => few,
+    };
     let wanted = if threads == 1 { 1 } else { threads * TASKS_PER_THREAD };
     // At least three panels, which are worked on together.
     let column_blocks = wanted.div_ceil(row_blocks).clamp(1, panels.div_ceil(3));
@@ -247,21 +252,11 @@ impl Target {
         i * self.stride + j
     }
 
-    /// `len` sums of row `i` from column `j` on.
-    ///
-    /// # Safety
-    /// They are inside of `out`, the task's own, and no other reference to them lives.
-    unsafe fn f32<'a>(&self, i: usize, j: usize, len: usize) -> &'a mut [f32] {
-        let TargetStart::F32(start) = self.start else { unreachable!("asked for the kind that it is") };
-        // SAFETY: by the contract.
-        unsafe { std::slice::from_raw_parts_mut(start.add(self.at(i, j)), len) }
-    }
-
-    /// # Safety
-    /// As [`Target::f32`].
-    unsafe fn bf16<'a>(&self, i: usize, j: usize, len: usize) -> &'a mut [u16] {
-        let TargetStart::Bf16(start) = self.start else { unreachable!("asked for the kind that it is") };
-        // SAFETY: by the contract.
-        unsafe { std::slice::from_raw_parts_mut(start.add(self.at(i, j)), len) }
+    /// Where row `i` has column `j`: to be read and written by the task whose they are.
+    fn pointer(&self, i: usize, j: usize) -> TargetStart {
+        match self.start {
+            TargetStart::F32(start) => TargetStart::F32(start.wrapping_add(self.at(i, j))),
+            TargetStart::Bf16(start) => TargetStart::Bf16(start.wrapping_add(self.at(i, j))),
+        }
     }
 }

@@ -123,36 +123,45 @@ pub(crate) trait Simd: Copy {
     /// The same for two, lane by lane side by side.
     fn store_bf16_pairs(self, first: Self::F, second: Self::F, to: &mut [[u16; 2]; 16]);
     fn sqrt(self, a: Self::F) -> Self::F;
+
+    /// Up to sixteen values, then zeros.
+    #[inline(always)]
+    fn load_some(self, from: &[f32]) -> Self::F {
+        let mut padded = [0.0; LANES];
+        padded[..from.len()].copy_from_slice(from);
+        self.load(&padded)
+    }
+    /// The first `to.len()` (at most sixteen) lanes.
+    #[inline(always)]
+    fn store_some(self, v: Self::F, to: &mut [f32]) {
+        let mut padded = [0.0; LANES];
+        self.store(v, &mut padded);
+        to.copy_from_slice(&padded[..to.len()]);
+    }
+    /// Up to sixteen values of bf16, then zeros.
+    #[inline(always)]
+    fn load_bf16_some(self, from: &[u16]) -> Self::F {
+        let mut padded = [0; LANES];
+        padded[..from.len()].copy_from_slice(from);
+        self.load_bf16(&padded)
+    }
+    /// The first `to.len()` (at most sixteen) lanes, rounded to bf16.
+    #[inline(always)]
+    fn store_bf16_some(self, v: Self::F, to: &mut [u16]) {
+        let mut padded = [0; LANES];
+        self.store_bf16(v, &mut padded);
+        to.copy_from_slice(&padded[..to.len()]);
+    }
 }
 
-/// Up to sixteen values, then zeros.
+/// As [`Simd::load_some`].
 #[inline(always)]
 pub(crate) fn load_part<S: Simd>(s: S, from: &[f32]) -> S::F {
-    let mut padded = [0.0; LANES];
-    padded[..from.len()].copy_from_slice(from);
-    s.load(&padded)
+    s.load_some(from)
 }
 
-/// The first `to.len()` (at most sixteen) lanes.
+/// As [`Simd::store_some`].
 #[inline(always)]
 pub(crate) fn store_part<S: Simd>(s: S, v: S::F, to: &mut [f32]) {
-    let mut padded = [0.0; LANES];
-    s.store(v, &mut padded);
-    to.copy_from_slice(&padded[..to.len()]);
-}
-
-/// Up to sixteen values of bf16, then zeros.
-#[inline(always)]
-pub(crate) fn load_bf16_part<S: Simd>(s: S, from: &[u16]) -> S::F {
-    let mut padded = [0; LANES];
-    padded[..from.len()].copy_from_slice(from);
-    s.load_bf16(&padded)
-}
-
-/// The first `to.len()` (at most sixteen) lanes, rounded to bf16.
-#[inline(always)]
-pub(crate) fn store_bf16_part<S: Simd>(s: S, v: S::F, to: &mut [u16]) {
-    let mut padded = [0; LANES];
-    s.store_bf16(v, &mut padded);
-    to.copy_from_slice(&padded[..to.len()]);
+    s.store_some(v, to);
 }

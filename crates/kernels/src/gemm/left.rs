@@ -15,6 +15,8 @@ use crate::simd::Simd;
 pub(super) trait Left: Copy {
     type Tile: Eight;
     fn tile(self, number: usize) -> Self::Tile;
+    /// Asks for a tile of so many pairs, if there is such a one and it may lie far away.
+    fn ask<S: Simd>(self, s: S, number: usize, pairs: usize);
 }
 
 /// `ROWS` rows.
@@ -50,6 +52,16 @@ impl Left for InRows {
         }
         tile
     }
+
+    #[inline(always)]
+    fn ask<S: Simd>(self, s: S, number: usize, pairs: usize) {
+        for row in number * ROWS..((number + 1) * ROWS).min(self.rows) {
+            let start = self.start.wrapping_add(row * self.stride).cast::<u8>();
+            for byte in (0..4 * pairs).step_by(64) {
+                s.prefetch(start.wrapping_add(byte));
+            }
+        }
+    }
 }
 
 impl Eight for [*const u16; ROWS] {
@@ -74,6 +86,10 @@ impl Left for SideBySide {
     fn tile(self, number: usize) -> Self::Tile {
         self.start.wrapping_add(number * self.stride)
     }
+
+    /// Just packed.
+    #[inline(always)]
+    fn ask<S: Simd>(self, _: S, _: usize, _: usize) {}
 }
 
 impl Eight for *const [[u16; 2]; ROWS] {

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::left::{Eight, Left, Prepared, Stepped, prepare};
-use super::{Begin, Block, LANES, parts};
+use super::{Begin, Block, LANES, TargetStart, parts};
 use crate::buffer::AlignedVec;
 use crate::matmul::{Then, grown};
 use crate::simd::Simd;
@@ -181,24 +181,11 @@ unsafe fn part_of_tile<S: Simd, M: Multiply<S>, const T: usize, const N: usize>(
         // SAFETY: by the contract.
         b[n] = unsafe { std::slice::from_raw_parts(whole.b.add((panel + n) * whole.stride), whole.pairs) };
     }
-    let mut acc = [[s.splat(0.0); N]; T];
-    if whole.then == Then::Add {
-        for t in 0..T {
-            for n in 0..N {
-                // SAFETY: by the contract.
-                acc[t][n] = s.load(unsafe { &*whole.out.add((from + t) * whole.width + (panel + n) * LANES).cast() });
-            }
-        }
-    }
     let a = Stepped(whole.a, whole.step);
+    let out = whole.out.wrapping_add(from * whole.width + panel * LANES);
+    let begin = if whole.then == Then::Add { Some((out.cast_const(), whole.width)) } else { None };
     // SAFETY: by the contract.
-    unsafe { multiplied::<S, M, Stepped, T, N>(s, multiply, &mut acc, a, from, &b) }
-    for t in 0..T {
-        for n in 0..N {
-            // SAFETY: by the contract.
-            s.store(acc[t][n], unsafe { &mut *whole.out.add((from + t) * whole.width + (panel + n) * LANES).cast() });
-        }
-    }
+    unsafe { sums_of::<S, M, Stepped, T, N>(s, multiply, a, from, &b, begin, (TargetStart::F32(out), whole.width)) }
 }
 
 struct Place<'a> {
@@ -209,6 +196,28 @@ struct Place<'a> {
     /// Of a row of sums beside `out`.
     width: usize,
 }
+
+impl Place<'_> {
+    /// Where the sums of a tile begin, if not at zero, and where they go, each with the distance between its rows.
+    fn ends(&self, row: usize, column: usize, sums: *mut f32) -> (Option<Begins>, Goes) {
+        let Block { out, rows, columns, .. } = self.block;
+        let goes = out.pointer(rows.start + row, column);
+        let beside = (sums.wrapping_add(row * self.width + column - columns.start), self.width);
+        let begins = match (self.begin, goes) {
+            (Begin::Zero, _) => None,
+            (Begin::At(begin), _) => Some((begin.as_ptr().wrapping_add(out.at(rows.start + row, column)), out.stride)),
+            (Begin::Out, TargetStart::F32(start)) => Some((start.cast_const(), out.stride)),
+            (Begin::Out, TargetStart::Bf16(_)) => Some((beside.0.cast_const(), beside.1)),
+        };
+        match goes {
+            TargetStart::Bf16(_) if !self.last => (begins, (TargetStart::F32(beside.0), beside.1)),
+            goes => (begins, (goes, out.stride)),
+        }
+    }
+}
+
+type Begins = (*const f32, usize);
+type Goes = (TargetStart, usize);
 
 /// All rows of the block times N panels; returns N. T rows of a tile are worked on at once.
 #[inline(always)]
@@ -226,31 +235,120 @@ fn rows_of<S: Simd, M: Multiply<S>, L: Left, const T: usize, const N: usize>(
     for n in 0..N {
         b[n] = &block.b[(panel + n) * block.pairs..][pairs.clone()];
     }
-    let tiles = block.rows.len().div_ceil(ROWS);
-    for tile in 0..tiles {
+    let (count, column) = (block.rows.len(), panel * LANES);
+    let is_first = column == block.columns.start;
+    let columns = (N * LANES).min(block.columns.end - column);
+    // For tiles that go beyond the block's edges.
+    let mut room = [[[0.0; LANES]; N]; T];
+    for tile in 0..count.div_ceil(ROWS) {
+        if is_first {
+            // Its rows are new to the caches; other panels find them there.
+            a.ask(s, tile + 1, pairs.len());
+        }
         let a = a.tile(tile);
         let mut from = 0;
-        while from < ROWS && tile * ROWS + from < block.rows.len() {
+        while from < ROWS && tile * ROWS + from < count {
             let row = tile * ROWS + from;
-            let mut acc = [[s.splat(0.0); N]; T];
-            if !matches!(place.begin, Begin::Zero) {
-                for t in 0..T {
-                    for n in 0..N {
-                        acc[t][n] = read(s, place, row + t, panel + n, sums);
+            let rows = T.min(count - row);
+            let (begins, goes) = place.ends(row, column, sums.as_mut_ptr());
+            // SAFETY: `a` has the block's rows and these pairs. Where all rows and columns are inside the block, so are the sums'
+            // begins and ends: no other task has them. Else they pass through `room`.
+            unsafe {
+                if rows == T && columns == N * LANES {
+                    ask_for_next::<S, T, N>(s, begins, goes);
+                    sums_of::<S, M, L::Tile, T, N>(s, multiply, a, from, &b, begins, goes);
+                } else {
+                    let here = room.as_mut_ptr().cast::<f32>();
+                    if let Some(begins) = begins {
+                        copy_in(begins, here, N * LANES, rows, columns);
                     }
-                }
-            }
-            // SAFETY: `a` has the block's rows and these pairs.
-            unsafe { multiplied::<S, M, L::Tile, T, N>(s, multiply, &mut acc, a, from, &b) }
-            for t in 0..T {
-                for n in 0..N {
-                    write(s, place, acc[t][n], row + t, panel + n, sums);
+                    let begins = begins.map(|_| (here.cast_const(), N * LANES));
+                    sums_of::<S, M, L::Tile, T, N>(
+                        s,
+                        multiply,
+                        a,
+                        from,
+                        &b,
+                        begins,
+                        (TargetStart::F32(here), N * LANES),
+                    );
+                    copy_out(s, here, N * LANES, goes, rows, columns);
                 }
             }
             from += T;
         }
     }
     N
+}
+
+/// The next T rows of begins and ends, while these are worked on: rows of sums lie too far apart for the processor to see what comes,
+/// and stores that miss the caches wait for each other.
+#[inline(always)]
+fn ask_for_next<S: Simd, const T: usize, const N: usize>(s: S, begins: Option<Begins>, goes: Goes) {
+    match goes {
+        (TargetStart::F32(start), stride) => ask_for_rows::<S, T>(s, start.cast(), 4 * stride, 4 * N * LANES),
+        (TargetStart::Bf16(start), stride) => ask_for_rows::<S, T>(s, start.cast(), 2 * stride, 2 * N * LANES),
+    }
+    if let Some((start, stride)) = begins {
+        ask_for_rows::<S, T>(s, start.cast(), 4 * stride, 4 * N * LANES);
+    }
+}
+
+/// `len` bytes of rows T to 2T.
+#[inline(always)]
+fn ask_for_rows<S: Simd, const T: usize>(s: S, start: *const u8, row: usize, len: usize) {
+    for t in T..2 * T {
+        for byte in (0..len).step_by(64) {
+            s.prefetch(start.wrapping_add(t * row + byte));
+        }
+    }
+}
+
+/// T rows times N panels: sums that begin where `begins` says, to where they go.
+///
+/// # Safety
+/// The tile has as many pairs as each of `b`, and ROWS are T or more beyond `from`. Begins and ends are there, T rows of N · LANES,
+/// and the ends are the caller's own.
+#[inline(always)]
+unsafe fn sums_of<S: Simd, M: Multiply<S>, A: Eight, const T: usize, const N: usize>(
+    s: S,
+    multiply: M,
+    a: A,
+    from: usize,
+    b: &[&[[[u16; 2]; LANES]]; N],
+    begins: Option<Begins>,
+    goes: Goes,
+) {
+    let mut sums = [[s.splat(0.0); N]; T];
+    // Nothing else in these loops: they must unroll, or the sums would pass through memory.
+    if let Some((start, stride)) = begins {
+        for t in 0..T {
+            for n in 0..N {
+                // SAFETY: by the contract.
+                sums[t][n] = s.load(unsafe { &*start.add(t * stride + n * LANES).cast() });
+            }
+        }
+    }
+    // SAFETY: by the contract.
+    unsafe { multiplied::<S, M, A, T, N>(s, multiply, &mut sums, a, from, b) }
+    match goes {
+        (TargetStart::F32(start), stride) => {
+            for t in 0..T {
+                for n in 0..N {
+                    // SAFETY: by the contract.
+                    s.store(sums[t][n], unsafe { &mut *start.add(t * stride + n * LANES).cast() });
+                }
+            }
+        }
+        (TargetStart::Bf16(start), stride) => {
+            for t in 0..T {
+                for n in 0..N {
+                    // SAFETY: by the contract.
+                    s.store_bf16(sums[t][n], unsafe { &mut *start.add(t * stride + n * LANES).cast() });
+                }
+            }
+        }
+    }
 }
 
 /// # Safety
@@ -287,66 +385,39 @@ unsafe fn multiplied<S: Simd, M: Multiply<S>, A: Eight, const T: usize, const N:
     *acc = sums;
 }
 
-/// The sums of a row of the block with a panel, zeros beyond its edges.
-#[inline(always)]
-fn read<S: Simd>(s: S, place: &Place, row: usize, panel: usize, sums: &[f32]) -> S::F {
-    let block = place.block;
-    if row >= block.rows.len() {
-        return s.splat(0.0);
-    }
-    let column = panel * LANES;
-    if let Begin::At(begin) = place.begin {
-        let len = LANES.min(block.columns.end - column);
-        let from = &begin[block.out.at(block.rows.start + row, column)..][..len];
-        return match <&[f32; LANES]>::try_from(from) {
-            Ok(from) => s.load(from),
-            Err(_) => crate::simd::load_part(s, from),
-        };
-    }
-    if block.out.is_bf16() {
-        let at = row * place.width + column - block.columns.start;
-        return s.load(sums[at..].first_chunk().unwrap_or(&[0.0; LANES]));
-    }
-    let len = LANES.min(block.columns.end - column);
-    // SAFETY: inside the block, which no other task has.
-    let from = unsafe { block.out.f32(block.rows.start + row, column, len) };
-    match <&[f32; LANES]>::try_from(&*from) {
-        Ok(from) => s.load(from),
-        Err(_) => crate::simd::load_part(s, from),
+/// `columns` of each of `rows` into rows of `width`.
+///
+/// # Safety
+/// All of them are there.
+unsafe fn copy_in((start, stride): Begins, to: *mut f32, width: usize, rows: usize, columns: usize) {
+    for row in 0..rows {
+        // SAFETY: by the contract.
+        unsafe { std::ptr::copy_nonoverlapping(start.add(row * stride), to.add(row * width), columns) }
     }
 }
 
+/// And back, rounded where they become bf16.
+///
+/// # Safety
+/// All of them are there, and the ends are the caller's own.
 #[inline(always)]
-fn write<S: Simd>(s: S, place: &Place, acc: S::F, row: usize, panel: usize, sums: &mut [f32]) {
-    let block = place.block;
-    if row >= block.rows.len() {
-        return;
-    }
-    let column = panel * LANES;
-    let len = LANES.min(block.columns.end - column);
-    if block.out.is_bf16() {
-        if place.last {
-            let mut whole = [0.0; LANES];
-            s.store(s.round_bf16(acc), &mut whole);
-            // SAFETY: inside the block, which no other task has.
-            let to = unsafe { block.out.bf16(block.rows.start + row, column, len) };
-            match <&mut [u16; LANES]>::try_from(&mut *to) {
-                Ok(to) => {
-                    for i in 0..LANES {
-                        to[i] = (whole[i].to_bits() >> 16) as u16;
-                    }
-                }
-                Err(_) => to.iter_mut().zip(whole).for_each(|(to, sum)| *to = (sum.to_bits() >> 16) as u16),
+unsafe fn copy_out<S: Simd>(s: S, from: *const f32, width: usize, goes: Goes, rows: usize, columns: usize) {
+    for row in 0..rows {
+        // SAFETY: by the contract.
+        let from = unsafe { std::slice::from_raw_parts(from.add(row * width), columns) };
+        match goes {
+            (TargetStart::F32(start), stride) => {
+                // SAFETY: by the contract.
+                let to = unsafe { std::slice::from_raw_parts_mut(start.add(row * stride), columns) };
+                to.copy_from_slice(from);
             }
-        } else if let Some(to) = sums[row * place.width + column - block.columns.start..].first_chunk_mut() {
-            s.store(acc, to);
+            (TargetStart::Bf16(start), stride) => {
+                // SAFETY: by the contract.
+                let to = unsafe { std::slice::from_raw_parts_mut(start.add(row * stride), columns) };
+                for (from, to) in from.chunks(LANES).zip(to.chunks_mut(LANES)) {
+                    s.store_bf16_some(s.load_some(from), to);
+                }
+            }
         }
-        return;
-    }
-    // SAFETY: inside the block, which no other task has.
-    let to = unsafe { block.out.f32(block.rows.start + row, column, len) };
-    match <&mut [f32; LANES]>::try_from(&mut *to) {
-        Ok(to) => s.store(acc, to),
-        Err(_) => crate::simd::store_part(s, acc, to),
     }
 }

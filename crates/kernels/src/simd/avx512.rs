@@ -291,6 +291,37 @@ impl Simd for Avx512 {
     fn sqrt(self, a: __m512) -> __m512 {
         unsafe { _mm512_sqrt_ps(a) }
     }
+
+    // Lanes beyond the slice are masked: neither read nor written.
+    #[inline(always)]
+    fn load_some(self, from: &[f32]) -> __m512 {
+        unsafe { _mm512_maskz_loadu_ps(lanes_of(from.len()), from.as_ptr()) }
+    }
+    #[inline(always)]
+    fn store_some(self, v: __m512, to: &mut [f32]) {
+        unsafe { _mm512_mask_storeu_ps(to.as_mut_ptr(), lanes_of(to.len()), v) }
+    }
+    #[inline(always)]
+    fn load_bf16_some(self, from: &[u16]) -> __m512 {
+        unsafe {
+            let narrow = _mm256_maskz_loadu_epi16(lanes_of(from.len()), from.as_ptr().cast());
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(narrow)))
+        }
+    }
+    #[inline(always)]
+    fn store_bf16_some(self, v: __m512, to: &mut [u16]) {
+        unsafe {
+            let high = _mm512_srli_epi32::<16>(_mm512_castps_si512(self.round_bf16(v)));
+            _mm256_mask_storeu_epi16(to.as_mut_ptr().cast(), lanes_of(to.len()), _mm512_cvtepi32_epi16(high));
+        }
+    }
+}
+
+/// A mask of the first lanes.
+#[inline(always)]
+fn lanes_of(len: usize) -> u16 {
+    debug_assert!(len <= 16, "as many values as lanes");
+    ((1u32 << len.min(16)) - 1) as u16
 }
 
 /// Proof of AVX-512 BF16, which [`Avx512`] alone is not.

@@ -3,7 +3,7 @@
 
 use crate::exp::exp_lanes;
 use crate::math::ln;
-use crate::simd::{LANES, Simd, load_bf16_part, load_part, store_bf16_part, store_part};
+use crate::simd::{LANES, Simd};
 
 use super::AdamStep;
 
@@ -28,7 +28,7 @@ macro_rules! lanes {
 fn get<S: Simd>(s: S, from: &[f32], whole: bool) -> S::F {
     match from.first_chunk::<LANES>() {
         Some(from) if whole => s.load(from),
-        _ => load_part(s, from),
+        _ => s.load_some(from),
     }
 }
 
@@ -36,7 +36,7 @@ fn get<S: Simd>(s: S, from: &[f32], whole: bool) -> S::F {
 fn get_bf16<S: Simd>(s: S, from: &[u16], whole: bool) -> S::F {
     match from.first_chunk::<LANES>() {
         Some(from) if whole => s.load_bf16(from),
-        _ => load_bf16_part(s, from),
+        _ => s.load_bf16_some(from),
     }
 }
 
@@ -44,7 +44,7 @@ fn get_bf16<S: Simd>(s: S, from: &[u16], whole: bool) -> S::F {
 fn put<S: Simd>(s: S, v: S::F, to: &mut [f32], whole: bool) {
     match to.first_chunk_mut::<LANES>() {
         Some(to) if whole => s.store(v, to),
-        _ => store_part(s, v, to),
+        _ => s.store_some(v, to),
     }
 }
 
@@ -52,7 +52,7 @@ fn put<S: Simd>(s: S, v: S::F, to: &mut [f32], whole: bool) {
 fn put_bf16<S: Simd>(s: S, v: S::F, to: &mut [u16], whole: bool) {
     match to.first_chunk_mut::<LANES>() {
         Some(to) if whole => s.store_bf16(v, to),
-        _ => store_bf16_part(s, v, to),
+        _ => s.store_bf16_some(v, to),
     }
 }
 
@@ -189,7 +189,7 @@ pub(crate) fn cross_entropy<S: Simd>(
     });
     // Rounded once, as its neighbours are.
     let mut one = [0];
-    store_bf16_part(s, s.splat(exps[target].mul_add(share, -weight)), &mut one);
+    s.store_bf16_some(s.splat(exps[target].mul_add(share, -weight)), &mut one);
     slope[target] = one[0];
     (loss, best)
 }

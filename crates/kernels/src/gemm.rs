@@ -74,6 +74,41 @@ impl<'a> Operand<'a> {
     }
 }
 
+/// The right operand of a product.
+#[derive(Clone, Copy, Debug)]
+pub enum Right<'a> {
+    Operand(Operand<'a>),
+    Packed(Packed<'a>),
+}
+
+/// A right operand as [`Ops::pack_right`] left it, for several products.
+#[derive(Clone, Copy, Debug)]
+pub struct Packed<'a> {
+    /// (panels of 16 columns, pairs, 16) pairs of bf16
+    values: &'a [u16],
+    rows: usize,
+    depth: usize,
+}
+
+impl Packed<'_> {
+    /// Of the buffer for an operand of `rows` × `depth`.
+    pub const fn len_of(rows: usize, depth: usize) -> usize {
+        rows.div_ceil(LANES) * depth.div_ceil(2) * LANES * 2
+    }
+}
+
+impl<'a> From<Operand<'a>> for Right<'a> {
+    fn from(operand: Operand<'a>) -> Self {
+        Right::Operand(operand)
+    }
+}
+
+impl<'a> From<Packed<'a>> for Right<'a> {
+    fn from(packed: Packed<'a>) -> Self {
+        Right::Packed(packed)
+    }
+}
+
 /// Where a product goes: (a.rows, b.rows).
 #[derive(Debug)]
 pub enum OutValues<'a> {
@@ -169,12 +204,19 @@ impl Ops {
     ///
     /// # Panics
     /// Where an operand or `out` is shorter than its shape, depths differ, or [`Then::Add`] goes into bf16 or onto something else.
-    pub fn gemm(&self, pool: &Pool, a: Operand, b: Operand, out: OutMut, then: Then) {
+    pub fn gemm<'b>(&self, pool: &Pool, a: Operand, b: impl Into<Right<'b>>, out: OutMut, then: Then) {
         a.check();
-        b.check();
-        assert_eq!(a.depth, b.depth, "both operands have the same depth");
-        let stride = out.stride.unwrap_or(b.rows);
-        let need = if a.rows == 0 || b.rows == 0 { 0 } else { (a.rows - 1) * stride + b.rows };
+        let b = b.into();
+        let (columns, depth) = match b {
+            Right::Operand(b) => {
+                b.check();
+                (b.rows, b.depth)
+            }
+            Right::Packed(b) => (b.rows, b.depth),
+        };
+        assert_eq!(a.depth, depth, "both operands have the same depth");
+        let stride = out.stride.unwrap_or(columns);
+        let need = if a.rows == 0 || columns == 0 { 0 } else { (a.rows - 1) * stride + columns };
         let (start, len) = match out.values {
             OutValues::F32(out) => (TargetStart::F32(out.as_mut_ptr()), out.len()),
             OutValues::Bf16(out) => {
@@ -182,7 +224,7 @@ impl Ops {
                 (TargetStart::Bf16(out.as_mut_ptr()), out.len())
             }
         };
-        assert!(stride >= b.rows && len >= need, "the product of {} × {} in {len}", a.rows, b.rows);
+        assert!(stride >= columns && len >= need, "the product of {} × {columns} in {len}", a.rows);
         let begin = match (then, out.onto) {
             (Then::Add, onto) => {
                 assert!(onto.is_none(), "sums begin at one place");
@@ -194,17 +236,36 @@ impl Ops {
                 Begin::At(begin)
             }
         };
-        if need > 0 {
-            PACKED.with_borrow_mut(|packed| run(self.table(), pool, &a, &b, Target { start, stride }, begin, packed));
+        if need == 0 {
+            return;
         }
+        let out = Target { start, stride };
+        match b {
+            Right::Operand(b) => PACKED.with_borrow_mut(|packed| {
+                let b = self.pack_right(pool, b, grown(packed, Packed::len_of(b.rows, b.depth)));
+                run(self.table(), pool, &a, b, out, begin);
+            }),
+            Right::Packed(b) => run(self.table(), pool, &a, b, out, begin),
+        }
+    }
+
+    /// `b` rounded and laid out once, for several products.
+    ///
+    /// # Panics
+    /// Where `b` is shorter than its shape, or `to` than [`Packed::len_of`] says.
+    pub fn pack_right<'a>(&self, pool: &Pool, b: Operand, to: &'a mut [u16]) -> Packed<'a> {
+        b.check();
+        let len = Packed::len_of(b.rows, b.depth);
+        let to = &mut to[..len];
+        pack::pack(self.table(), pool, &b, b.depth.div_ceil(2), to.as_chunks_mut::<2>().0.as_chunks_mut::<LANES>().0);
+        Packed { values: to, rows: b.rows, depth: b.depth }
     }
 }
 
-fn run(table: &Table, pool: &Pool, a: &Operand, b: &Operand, out: Target, begin: Begin, packed: &mut AlignedVec<u16>) {
+fn run(table: &Table, pool: &Pool, a: &Operand, b: Packed, out: Target, begin: Begin) {
     let pairs = a.depth.div_ceil(2);
     let panels = b.rows.div_ceil(LANES);
-    let packed = grown(packed, panels * pairs * LANES * 2).as_chunks_mut::<2>().0.as_chunks_mut::<LANES>().0;
-    pack::pack(table, pool, b, pairs, packed);
+    let packed = b.values.as_chunks::<2>().0.as_chunks::<LANES>().0;
     let (row_blocks, column_blocks) = cut(pool.threads(), a.rows, panels);
     let tiles = a.rows.div_ceil(tile::ROWS);
     pool.run(row_blocks * column_blocks, |task, _| {

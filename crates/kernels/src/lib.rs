@@ -41,7 +41,7 @@ pub use buffer::{AlignedVec, Pod};
 pub use exp::exp;
 pub use format::blocks::{bf16_to_f32, f32_to_bf16};
 pub use format::{Format, Matrix, MatrixError};
-pub use gemm::{Operand, OutMut, OutValues, Values};
+pub use gemm::{Operand, OutMut, OutValues, Packed, Right, Values};
 pub use isa::Isa;
 pub use low_rank::{AdaptedRow, Finally, LowRank, LowRankRows};
 pub use mapped::MappedFile;

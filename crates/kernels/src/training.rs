@@ -17,6 +17,7 @@ use crate::rope::RopeLayout;
 pub(crate) use attention::{Attention, Outputs, Part, Scratch as AttentionScratch, backward, forward};
 pub(crate) use rows::{
     adamw, cross_entropy, norm_backward, norm_forward, norm_weights, swiglu_backward, swiglu_forward, to_bf16,
+    turn_heads,
 };
 
 /// The shape of attention: H heads over K kv heads, of E elements each. A row of qkv holds H·E queries, K·E keys, K·E values.
@@ -93,27 +94,29 @@ impl Ops {
         });
     }
 
-    /// dy, x: (T, D), w: (D), rstd: (T) → dx (T, D) +=, dw (D) +=.
+    /// dy, x: (T, D), w: (D), rstd: (T) → dx (T, D) +=, the same rounded into `bits`, dw (D) +=.
     pub fn norm_backward(
         &self,
         pool: &Pool,
-        dy: &[f32],
+        dy: &[u16],
         x: &[f32],
         w: &[f32],
         rstd: &[f32],
         dx: &mut [f32],
+        bits: &mut [u16],
         dw: &mut [f32],
     ) {
         let (d, rows) = (w.len(), rstd.len());
-        assert!([dy.len(), x.len(), dx.len()] == [rows * d; 3] && dw.len() == d, "as many rows of all");
-        let (dx, dw) = (Parts::new(dx, 1), Parts::new(dw, 1));
+        let lens = [dy.len(), x.len(), dx.len(), bits.len()];
+        assert!(lens == [rows * d; 4] && dw.len() == d, "as many rows of all");
+        let (dx, bits, dw) = (Parts::new(dx, 1), Parts::new(bits, 1), Parts::new(dw, 1));
         cut(pool, rows, ROWS, |rows| {
             for row in rows {
                 let at = row * d..(row + 1) * d;
                 // SAFETY: tasks have different rows.
-                let dx = unsafe { dx.range(at.clone()) };
+                let (dx, bits) = unsafe { (dx.range(at.clone()), bits.range(at.clone())) };
                 // SAFETY: as above.
-                unsafe { (self.table().norm_backward)(&dy[at.clone()], &x[at], w, rstd[row], dx) };
+                unsafe { (self.table().norm_backward)(&dy[at.clone()], &x[at], w, rstd[row], dx, bits) };
             }
         });
         cut(pool, d, COLUMNS, |columns| {
@@ -139,7 +142,7 @@ impl Ops {
     }
 
     /// da: (T, F) → dgu (T, 2F).
-    pub fn swiglu_backward(&self, pool: &Pool, gu: &[u16], ffn: usize, da: &[f32], dgu: &mut [u16]) {
+    pub fn swiglu_backward(&self, pool: &Pool, gu: &[u16], ffn: usize, da: &[u16], dgu: &mut [u16]) {
         assert!(gu.len() == 2 * da.len() && dgu.len() == gu.len(), "gate and up for each");
         let rows = da.len().checked_div(ffn).unwrap_or(0);
         let dgu = Parts::new(dgu, 1);
@@ -154,32 +157,23 @@ impl Ops {
         });
     }
 
-    /// qkv: (T, (H+2K)·E) → out, its queries and keys turned by the angles of `positions` (T).
-    pub fn rope_forward(
-        &self,
-        pool: &Pool,
-        qkv: &[f32],
-        shape: &Heads,
-        positions: &[u32],
-        table: &RopeTable,
-        out: &mut [u16],
-    ) {
+    /// qkv: (T, (H+2K)·E), whose queries and keys are turned by the angles of `positions` (T).
+    pub fn rope_forward(&self, pool: &Pool, qkv: &mut [u16], shape: &Heads, positions: &[u32], table: &RopeTable) {
         let (e, half) = (shape.head_dim, shape.head_dim / 2);
         let columns = shape.columns();
-        assert!(qkv.len() == positions.len() * columns && out.len() == qkv.len(), "a position for each row");
-        let out = Parts::new(out, 1);
+        assert_eq!(qkv.len(), positions.len() * columns, "a position for each row");
+        let qkv = Parts::new(qkv, 1);
         cut(pool, positions.len(), ROWS, |rows| {
             ROW.with_borrow_mut(|scratch| {
-                let row = grown(scratch, columns);
-                for number in rows {
-                    let angles = positions[number] as usize * half..(positions[number] as usize + 1) * half;
-                    row.copy_from_slice(&qkv[number * columns..][..columns]);
-                    for head in row[..(shape.heads + shape.kv_heads) * e].chunks_exact_mut(e) {
-                        self.rope(head, &table.cos[angles.clone()], &table.sin[angles.clone()], table.layout);
-                    }
-                    // SAFETY: tasks have different rows.
+                let head = grown(scratch, e);
+                for row in rows {
+                    let angles = positions[row] as usize * half..(positions[row] as usize + 1) * half;
+                    let (cos, sin) = (&table.cos[angles.clone()], &table.sin[angles]);
+                    let turned = (shape.heads + shape.kv_heads) * e;
+                    // SAFETY: tasks have different rows; the table's ISA is this CPU's.
                     unsafe {
-                        (self.table().to_bf16)(row, out.range(number * columns..(number + 1) * columns));
+                        let heads = qkv.range(row * columns..row * columns + turned);
+                        (self.table().turn_heads)(heads, cos, sin, table.layout, head);
                     }
                 }
             });

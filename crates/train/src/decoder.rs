@@ -5,6 +5,8 @@
 
 mod head;
 
+use std::ops::Range;
+
 use falaj_kernels::{AlignedVec, Operand, OutMut, Then, Values};
 use falaj_model::{Config, Slot};
 
@@ -13,7 +15,7 @@ use crate::arena::{Group, Index};
 use crate::budget::Budget;
 use crate::lora::{Adapter, Dropout};
 use crate::machine::Machine;
-use crate::tape::{BlockTape, Scratch, Tape};
+use crate::tape::{BlockTape, LoraScratch, Scratch, Tape};
 use crate::weights::Weights;
 
 pub(crate) use head::Tally;
@@ -38,6 +40,10 @@ pub(crate) struct Grads {
     tied: AlignedVec<f32>,
     /// Of a frozen norm, which nobody wants.
     unwanted: AlignedVec<f32>,
+    /// What is added to, row by row: all but the trained matrices, whose first micro-batch stores its products.
+    added: Vec<Range<usize>>,
+    /// No micro-batch of this step has been through.
+    is_first: bool,
 }
 
 impl Grads {
@@ -45,16 +51,47 @@ impl Grads {
     pub fn new(config: &Config, trained: Option<&Index>, adapter: Option<&Adapter>, budget: &mut Budget) -> Self {
         let tied = trained.filter(|_| config.tied_head).map_or(0, |index| index.range(Slot::Embedding).len());
         let len = trained.map_or(adapter.map_or(0, |adapter| adapter.values.len()), |index| index.len);
+        let added = match trained {
+            Some(index) => index
+                .places
+                .iter()
+                .filter(|place| match place.slot {
+                    Slot::Norm | Slot::AttentionNorm { .. } | Slot::FfnNorm { .. } => true,
+                    Slot::Embedding => !config.tied_head,
+                    _ => false,
+                })
+                .map(|place| place.range.clone())
+                .collect(),
+            None => std::iter::once(0..len).collect(),
+        };
         Self {
+            added,
+            is_first: true,
             values: budget.buffer("gradients", len),
             tied: budget.buffer("gradients", tied),
             unwanted: budget.buffer("gradients", config.hidden_size),
         }
     }
 
+    /// Before the first micro-batch.
     pub fn clear(&mut self, m: &Machine) {
-        m.fill(&mut self.values, 0.0);
+        for range in &self.added {
+            m.fill(&mut self.values[range.clone()], 0.0);
+        }
         m.fill(&mut self.tied, 0.0);
+        self.is_first = true;
+    }
+
+    /// What the product that makes a trained matrix's gradient does with what is there.
+    fn then(&self) -> Then {
+        if self.is_first { Then::Store } else { Then::Add }
+    }
+
+    /// A matrix from which this micro-batch learns nothing.
+    fn nothing(&mut self, m: &Machine, range: Range<usize>) {
+        if self.is_first {
+            m.fill(&mut self.values[range], 0.0);
+        }
     }
 
     /// After the last micro-batch.
@@ -127,9 +164,10 @@ impl Decoder {
         let (t, d) = (batch.len(), m.config.hidden_size);
         let x = &tape.residual[m.config.layers][..t * d];
         m.fill(&mut scratch.d_x[..t * d], 0.0);
-        let (d_x, d_normed) = (&mut scratch.d_x[..t * d], &scratch.d_normed[..t * d]);
+        let d_x = (&mut scratch.d_x[..t * d], &mut scratch.d_x_bits[..t * d]);
         let d_norm = grads.norm(weights, Slot::Norm);
-        m.norm_backward(d_normed, x, weights.norm(Slot::Norm), &tape.rstd[..t], d_x, d_norm);
+        let before = (x, &tape.rstd[..t]);
+        m.norm_backward(&scratch.d_normed[..t * d], before, weights.norm(Slot::Norm), d_x, d_norm);
         for layer in (0..m.config.layers).rev() {
             let (number, again) = (tape.block(layer), tape.recomputes());
             let x = &tape.residual[layer][..t * d];
@@ -146,6 +184,7 @@ impl Decoder {
             };
             embedding_backward(m, &batch.tokens, &scratch.d_x[..t * d], table);
         }
+        grads.is_first = false;
     }
 }
 
@@ -185,15 +224,19 @@ impl Block<'_> {
         // middle = x + output(attention(norm(x)))
         let normed = &mut tape.attention_normed[..t * d];
         m.norm(x, weights.norm(Slot::AttentionNorm { layer }), normed, &mut tape.attention_rstd[..t]);
-        let qkv = &mut s.wide[..t * columns];
-        linear(m, weights, Group::Attention { layer }, normed, OutMut::f32(qkv), Then::Store);
-        if let Some(adapter) = adapter {
-            adapter.forward(m, (layer, 0), normed, qkv, &mut tape.adapted[0], &mut s.lora, dropout);
+        let qkv = &mut tape.qkv[..t * columns];
+        match adapter.filter(|adapter| adapter.width(0) > 0) {
+            None => linear(m, weights, Group::Attention { layer }, normed, OutMut::bf16(qkv), Then::Store),
+            Some(adapter) => {
+                let sums = &mut s.wide[..t * columns];
+                linear(m, weights, Group::Attention { layer }, normed, OutMut::f32(sums), Then::Store);
+                adapter.forward(m, (layer, 0), normed, sums, &mut tape.adapted[0], &mut s.lora, dropout);
+                m.round(sums, qkv);
+            }
         }
-        let bits = &mut tape.qkv[..t * columns];
-        m.rotate(qkv, batch, bits);
+        m.rotate(qkv, batch);
         let attended = &mut tape.attended[..t * attended];
-        m.attention(bits, batch, attended, &mut tape.lse[..t * heads]);
+        m.attention(qkv, batch, attended, &mut tape.lse[..t * heads]);
         let middle = &mut tape.middle[..t * d];
         linear(m, weights, Group::Output { layer }, attended, OutMut::f32(middle).onto(x), Then::Store);
         if let Some(adapter) = adapter {
@@ -221,7 +264,7 @@ impl Block<'_> {
                 out
             }
             // Only what the adapter leaves on the tape is wanted.
-            None => &mut s.d_normed[..t * d],
+            None => &mut s.wide[..if adapter.is_some() { t * d } else { 0 }],
         };
         if let Some(adapter) = adapter {
             adapter.forward(m, (layer, 3), inner, out, &mut tape.adapted[3], &mut s.lora, dropout);
@@ -233,53 +276,50 @@ impl Block<'_> {
         let layer = self.layer;
         let &Config { hidden_size: d, heads, kv_heads, head_dim: e, ffn_size: f, .. } = &self.m.config;
         let (t, columns, attended) = (self.batch.len(), (heads + 2 * kv_heads) * e, heads * e);
-        let Scratch { d_x, d_normed, wide, d_attended, bits, lora, .. } = s;
-        let (d_x, d_normed) = (&mut d_x[..t * d], &mut d_normed[..t * d]);
+        let Scratch { d_x, d_x_bits, d_normed, d_inner, wide, d_attended, bits, lora, .. } = s;
+        let (d_x, d_x_bits) = (&mut d_x[..t * d], &mut d_x_bits[..t * d]);
+        let (d_normed, d_inner) = (&mut d_normed[..t * d], &mut d_inner[..t * f]);
+        let mut room = (&mut wide[..], lora);
 
-        let d_inner = &mut wide[..t * f];
-        self.linear_backward(3, Values::F32(d_x), |tape| &tape.inner[..t * f], d_inner, grads, lora);
+        self.linear_backward(3, d_x_bits, |tape| &tape.inner[..t * f], d_inner, grads, &mut room);
         let d_gate_up = &mut bits[..t * 2 * f];
         self.m.swiglu_backward(&self.tape.gate_up[..t * 2 * f], d_inner, d_gate_up);
-        self.linear_backward(2, Values::Bf16(d_gate_up), |tape| &tape.ffn_normed[..t * d], d_normed, grads, lora);
-        let (slot, rstd) = (Slot::FfnNorm { layer }, &self.tape.ffn_rstd[..t]);
+        self.linear_backward(2, d_gate_up, |tape| &tape.ffn_normed[..t * d], d_normed, grads, &mut room);
+        let (slot, before) = (Slot::FfnNorm { layer }, (&self.tape.middle[..t * d], &self.tape.ffn_rstd[..t]));
         let d_norm = grads.norm(self.weights, slot);
-        self.m.norm_backward(d_normed, &self.tape.middle[..t * d], self.weights.norm(slot), rstd, d_x, d_norm);
+        self.m.norm_backward(d_normed, before, self.weights.norm(slot), (d_x, d_x_bits), d_norm);
 
         let d_attended = &mut d_attended[..t * attended];
-        if self.adapter.is_some_and(|adapter| adapter.width(1) > 0) {
-            let sums = &mut wide[..t * attended];
-            self.linear_backward(1, Values::F32(d_x), |tape| &tape.attended[..t * attended], sums, grads, lora);
-            self.m.round(sums, d_attended);
-        } else {
-            let (group, x) = (Group::Output { layer }, &self.tape.attended[..t * attended]);
-            let out = OutMut::bf16(d_attended);
-            linear_backward(self.m, self.weights, group, Values::F32(d_x), x, out, &mut grads.values);
-        }
+        self.linear_backward(1, d_x_bits, |tape| &tape.attended[..t * attended], d_attended, grads, &mut room);
         let (qkv, d_qkv) = (&self.tape.qkv[..t * columns], &mut bits[..t * columns]);
         let attended = (&self.tape.attended[..t * attended], &self.tape.lse[..t * heads]);
         self.m.attention_backward(qkv, self.batch, attended, d_attended, d_qkv);
-        self.linear_backward(0, Values::Bf16(d_qkv), |tape| &tape.attention_normed[..t * d], d_normed, grads, lora);
-        let (slot, rstd) = (Slot::AttentionNorm { layer }, &self.tape.attention_rstd[..t]);
+        self.linear_backward(0, d_qkv, |tape| &tape.attention_normed[..t * d], d_normed, grads, &mut room);
+        let (slot, before) = (Slot::AttentionNorm { layer }, (x, &self.tape.attention_rstd[..t]));
         let d_norm = grads.norm(self.weights, slot);
-        self.m.norm_backward(d_normed, x, self.weights.norm(slot), rstd, d_x, d_norm);
+        self.m.norm_backward(d_normed, before, self.weights.norm(slot), (d_x, d_x_bits), d_norm);
     }
 
-    /// d_x (T, inputs) = dy W, and the gradient of what is trained there.
+    /// d_x (T, inputs) = dy W and what the adapter adds, rounded once; and the gradient of what is trained there.
     fn linear_backward(
         &mut self,
         kind: usize,
-        dy: Values,
+        dy: &[u16],
         x: impl Fn(&BlockTape) -> &[u16],
-        d_x: &mut [f32],
+        d_x: &mut [u16],
         grads: &mut Grads,
-        lora: &mut crate::tape::LoraScratch,
+        (wide, lora): &mut (&mut [f32], &mut LoraScratch),
     ) {
         let (group, x) = (crate::lora::groups(self.layer)[kind], x(self.tape));
-        linear_backward(self.m, self.weights, group, dy, x, OutMut::f32(d_x), &mut grads.values);
-        if let Some(adapter) = self.adapter {
-            let low = &self.tape.adapted[kind];
-            adapter.backward(self.m, (self.layer, kind), dy, x, low, d_x, &mut grads.values, lora, self.dropout);
-        }
+        let Some(adapter) = self.adapter.filter(|adapter| adapter.width(kind) > 0) else {
+            linear_backward(self.m, self.weights, group, dy, x, OutMut::bf16(d_x), grads);
+            return;
+        };
+        let sums = &mut wide[..d_x.len()];
+        linear_backward(self.m, self.weights, group, dy, x, OutMut::f32(sums), grads);
+        let (place, low) = ((self.layer, kind), &self.tape.adapted[kind]);
+        adapter.backward(self.m, place, Values::Bf16(dy), x, low, sums, &mut grads.values, lora, self.dropout);
+        self.m.round(sums, d_x);
     }
 }
 
@@ -295,17 +335,17 @@ fn linear_backward(
     m: &Machine,
     weights: &mut Weights,
     group: Group,
-    dy: Values,
+    dy: &[u16],
     x: &[u16],
     d_x: OutMut,
-    grads: &mut [f32],
+    grads: &mut Grads,
 ) {
     let (rows, cols) = group.shape(&m.config);
-    let t = x.len() / cols;
+    let (t, dy, then) = (x.len() / cols, Values::Bf16(dy), grads.then());
     if let Weights::Trained(arena) = weights {
-        let d_w = &mut grads[arena.index.group(&m.config, group)];
-        let (dy, x) = (Operand::transposed(dy, rows, t), Operand::transposed(Values::Bf16(x), cols, t));
-        m.product(dy, x, OutMut::f32(d_w), Then::Add);
+        let d_w = &mut grads.values[arena.index.group(&m.config, group)];
+        let x = Operand::transposed(Values::Bf16(x), cols, t);
+        m.product(Operand::transposed(dy, rows, t), x, OutMut::f32(d_w), then);
     }
     let w = Operand::transposed(weights.group(m, group), cols, rows);
     m.product(Operand::rows(dy, t, rows), w, d_x, Then::Store);

@@ -1,7 +1,7 @@
 //! What computes: the operations, the threads, and what of the decoder they need to know. The only file that calls the training
 //! kernels by name, so that the passes read like the papers.
 
-use falaj_kernels::{AdamStep, Heads, Operand, Ops, OutMut, Pool, RopeTable, Then, Values};
+use falaj_kernels::{AdamStep, Heads, Operand, Ops, OutMut, Packed, Pool, Right, RopeTable, Then, Values};
 use falaj_model::{Config, Frequencies};
 
 use crate::MicroBatch;
@@ -33,8 +33,13 @@ impl Machine {
     }
 
     /// out (a.rows, b.rows): every row of `a` times every row of `b`, rounded to bf16 on the way in.
-    pub fn product(&self, a: Operand, b: Operand, out: OutMut, then: Then) {
+    pub fn product<'b>(&self, a: Operand, b: impl Into<Right<'b>>, out: OutMut, then: Then) {
         self.ops.gemm(&self.pool, a, b, out, then);
+    }
+
+    /// `b` rounded and laid out once, for several products.
+    pub fn pack<'a>(&self, b: Operand, to: &'a mut [u16]) -> Packed<'a> {
+        self.ops.pack_right(&self.pool, b, to)
     }
 
     /// RMSNorm. x: (T, D) → out: (T, D), rstd: (T).
@@ -42,14 +47,21 @@ impl Machine {
         self.ops.norm_forward(&self.pool, x, weight, self.config.norm_eps, out, rstd);
     }
 
-    /// dx (T, D) += and dw (D) +=.
-    pub fn norm_backward(&self, dy: &[f32], x: &[f32], weight: &[f32], rstd: &[f32], dx: &mut [f32], dw: &mut [f32]) {
-        self.ops.norm_backward(&self.pool, dy, x, weight, rstd, dx, dw);
+    /// dx (T, D) +=, in f32 and as products read it, and dw (D) +=.
+    pub fn norm_backward(
+        &self,
+        dy: &[u16],
+        (x, rstd): (&[f32], &[f32]),
+        weight: &[f32],
+        dx: (&mut [f32], &mut [u16]),
+        dw: &mut [f32],
+    ) {
+        self.ops.norm_backward(&self.pool, dy, x, weight, rstd, dx.0, dx.1, dw);
     }
 
-    /// qkv: (T, (H+2K)·E) → out, the same with queries and keys rotated.
-    pub fn rotate(&self, qkv: &[f32], batch: &MicroBatch, out: &mut [u16]) {
-        self.ops.rope_forward(&self.pool, qkv, &self.heads, &batch.positions, &self.table, out);
+    /// Rotates the queries and keys of qkv: (T, (H+2K)·E).
+    pub fn rotate(&self, qkv: &mut [u16], batch: &MicroBatch) {
+        self.ops.rope_forward(&self.pool, qkv, &self.heads, &batch.positions, &self.table);
     }
 
     /// qkv: (T, (H+2K)·E) → out: (T, H·E), lse: (T, H).
@@ -88,7 +100,7 @@ impl Machine {
         self.ops.swiglu_forward(&self.pool, gate_up, self.config.ffn_size, out);
     }
 
-    pub fn swiglu_backward(&self, gate_up: &[u16], d_out: &[f32], d_gate_up: &mut [u16]) {
+    pub fn swiglu_backward(&self, gate_up: &[u16], d_out: &[u16], d_gate_up: &mut [u16]) {
         self.ops.swiglu_backward(&self.pool, gate_up, self.config.ffn_size, d_out, d_gate_up);
     }
 

@@ -1,7 +1,7 @@
 //! What a forward pass leaves for the backward pass, and the room that both work in. All sizes follow from the configuration and
 //! the most tokens of a micro-batch.
 
-use falaj_kernels::AlignedVec;
+use falaj_kernels::{AlignedVec, Packed};
 use falaj_model::Config;
 
 use crate::budget::Budget;
@@ -101,9 +101,13 @@ impl BlockTape {
 pub(crate) struct Scratch {
     /// The gradient of the residual stream: (T, D).
     pub d_x: AlignedVec<f32>,
+    /// The same as products read it.
+    pub d_x_bits: AlignedVec<u16>,
     /// The gradient behind a norm: (T, D).
-    pub d_normed: AlignedVec<f32>,
-    /// Queries, keys and values before rotation, and gradients of the network's inner values: (T, the widest).
+    pub d_normed: AlignedVec<u16>,
+    /// The gradient of the network's inner values: (T, F).
+    pub d_inner: AlignedVec<u16>,
+    /// What an adapter adds to, before it is rounded: (T, the widest); empty without one.
     pub wide: AlignedVec<f32>,
     /// The gradient of what attention gave: (T, H·E).
     pub d_attended: AlignedVec<u16>,
@@ -124,7 +128,10 @@ pub(crate) struct HeadScratch {
     /// (rows, V)
     pub d_logits: AlignedVec<u16>,
     /// (rows, D)
-    pub d_normed: AlignedVec<f32>,
+    pub d_normed: AlignedVec<u16>,
+    /// The head's weights as right operands, for logits and for gradients.
+    pub panels: AlignedVec<u16>,
+    pub across: AlignedVec<u16>,
     pub targets: Vec<u32>,
     pub weights: Vec<f32>,
     pub losses: Vec<f32>,
@@ -151,15 +158,16 @@ impl Scratch {
     pub fn new(config: &Config, t: usize, adapter: Option<&Adapter>, budget: &mut Budget) -> Self {
         let &Config { hidden_size: d, heads, kv_heads, head_dim: e, ffn_size: f, vocab_size: v, .. } = config;
         let (qkv, attended) = ((heads + 2 * kv_heads) * e, heads * e);
-        // The adapter is added in f32, so that gate and up pass through here too, and the gradient of what attention gave.
-        let wide = qkv.max(f).max(if adapter.is_some() { attended.max(2 * f) } else { 0 });
+        let wide = if adapter.is_some() { qkv.max(2 * f).max(attended).max(d) } else { 0 };
         let low = (0..4).map(|kind| adapter.map_or(0, |adapter| adapter.width(kind))).max().unwrap_or(0);
         let dropout = adapter.is_some_and(|adapter| adapter.settings.dropout > 0.0);
         let inputs = if dropout { d.max(f).max(attended) } else { 0 };
         let rows = (HEAD_BYTES / (6 * v)).clamp(16, 1024).min(t.next_multiple_of(2)) / 2 * 2;
         Self {
             d_x: budget.buffer("scratch", t * d),
+            d_x_bits: budget.buffer("scratch", t * d),
             d_normed: budget.buffer("scratch", t * d),
+            d_inner: budget.buffer("scratch", t * f),
             wide: budget.buffer("scratch", t * wide),
             d_attended: budget.buffer("scratch", t * attended),
             bits: budget.buffer("scratch", t * qkv.max(2 * f)),
@@ -169,6 +177,8 @@ impl Scratch {
                 logits: budget.buffer("scratch", rows * v),
                 d_logits: budget.buffer("scratch", rows * v),
                 d_normed: budget.buffer("scratch", rows * d),
+                panels: budget.buffer("scratch", Packed::len_of(v, d)),
+                across: budget.buffer("scratch", Packed::len_of(d, v)),
                 targets: Vec::with_capacity(rows),
                 weights: Vec::with_capacity(rows),
                 losses: vec![0.0; rows],

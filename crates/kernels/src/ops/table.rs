@@ -48,10 +48,11 @@ pub(crate) struct Table {
     pub to_f16: unsafe fn(&[f32], &mut [u16]),
     pub to_bf16: unsafe fn(&[f32], &mut [u16]),
     pub norm_forward: unsafe fn(&[f32], &[f32], f32, &mut [u16]) -> f32,
-    pub norm_backward: unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]),
-    pub norm_weights: unsafe fn(&[f32], &[f32], &[f32], (usize, usize), &mut [f32]),
+    pub norm_backward: unsafe fn(&[u16], &[f32], &[f32], f32, &mut [f32], &mut [u16]),
+    pub turn_heads: unsafe fn(&mut [u16], &[f32], &[f32], RopeLayout, &mut [f32]),
+    pub norm_weights: unsafe fn(&[u16], &[f32], &[f32], (usize, usize), &mut [f32]),
     pub swiglu_forward: unsafe fn(&[u16], &[u16], &mut [u16]),
-    pub swiglu_backward: unsafe fn(&[u16], &[u16], &[f32], &mut [u16], &mut [u16]),
+    pub swiglu_backward: unsafe fn(&[u16], &[u16], &[u16], &mut [u16], &mut [u16]),
     pub cross_entropy: unsafe fn(&[f32], usize, f32, &mut [f32], &mut [u16]) -> (f32, bool),
     pub adamw: unsafe fn(&mut [f32], &[f32], &mut [f32], &mut [f32], &AdamStep),
     pub attention_forward: unsafe fn(&Attention, &Part, *mut u16, *mut f32, &mut AttentionScratch),
@@ -125,6 +126,7 @@ macro_rules! table {
                 to_bf16,
                 norm_forward,
                 norm_backward,
+                turn_heads,
                 norm_weights,
                 swiglu_forward,
                 swiglu_backward,
@@ -197,10 +199,11 @@ macro_rules! table {
                 to_f16 = elementwise::to_f16, (x: &[f32], out: &mut [u16]);
                 to_bf16 = training::to_bf16, (x: &[f32], out: &mut [u16]);
                 norm_forward = training::norm_forward, (x: &[f32], w: &[f32], eps: f32, out: &mut [u16]) -> f32;
-                norm_backward = training::norm_backward, (dy: &[f32], x: &[f32], w: &[f32], rstd: f32, dx: &mut [f32]);
-                norm_weights = training::norm_weights, (dy: &[f32], x: &[f32], rstd: &[f32], place: (usize, usize), dw: &mut [f32]);
+                norm_backward = training::norm_backward, (dy: &[u16], x: &[f32], w: &[f32], rstd: f32, dx: &mut [f32], bits: &mut [u16]);
+                turn_heads = training::turn_heads, (x: &mut [u16], cos: &[f32], sin: &[f32], layout: RopeLayout, head: &mut [f32]);
+                norm_weights = training::norm_weights, (dy: &[u16], x: &[f32], rstd: &[f32], place: (usize, usize), dw: &mut [f32]);
                 swiglu_forward = training::swiglu_forward, (gate: &[u16], up: &[u16], out: &mut [u16]);
-                swiglu_backward = training::swiglu_backward, (gate: &[u16], up: &[u16], da: &[f32], dgate: &mut [u16], dup: &mut [u16]);
+                swiglu_backward = training::swiglu_backward, (gate: &[u16], up: &[u16], da: &[u16], dgate: &mut [u16], dup: &mut [u16]);
                 cross_entropy = training::cross_entropy, (logits: &[f32], target: usize, weight: f32, exps: &mut [f32], slopes: &mut [u16]) -> (f32, bool);
                 low_rank = low_rank::times, (panels: &[u8], x: &[f32], out: &mut [f32], add: bool);
                 adamw = training::adamw, (p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], step: &AdamStep);

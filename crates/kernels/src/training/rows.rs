@@ -3,6 +3,7 @@
 
 use crate::exp::exp_lanes;
 use crate::math::ln;
+use crate::rope::{RopeLayout, rope};
 use crate::simd::{LANES, Simd};
 
 use super::AdamStep;
@@ -63,6 +64,23 @@ pub(crate) fn to_bf16<S: Simd>(s: S, x: &[f32], out: &mut [u16]) {
     });
 }
 
+#[inline(always)]
+fn from_bf16<S: Simd>(s: S, x: &[u16], out: &mut [f32]) {
+    lanes!(x.len(), |at, whole| {
+        put(s, get_bf16(s, &x[at.clone()], whole), &mut out[at], whole);
+    });
+}
+
+/// Each head of x turned by the same angles; `head` is scratch of a head's size.
+#[inline(always)]
+pub(crate) fn turn_heads<S: Simd>(s: S, x: &mut [u16], cos: &[f32], sin: &[f32], layout: RopeLayout, head: &mut [f32]) {
+    for bits in x.chunks_exact_mut(head.len()) {
+        from_bf16(s, bits, head);
+        rope(s, head, cos, sin, layout);
+        to_bf16(s, head, bits);
+    }
+}
+
 /// out = −x.
 #[inline(always)]
 pub(super) fn negate<S: Simd>(s: S, x: &[f32], out: &mut [f32]) {
@@ -95,20 +113,29 @@ pub(crate) fn norm_forward<S: Simd>(s: S, x: &[f32], w: &[f32], eps: f32, out: &
 }
 
 #[inline(always)]
-pub(crate) fn norm_backward<S: Simd>(s: S, dy: &[f32], x: &[f32], w: &[f32], rstd: f32, dx: &mut [f32]) {
+pub(crate) fn norm_backward<S: Simd>(
+    s: S,
+    dy: &[u16],
+    x: &[f32],
+    w: &[f32],
+    rstd: f32,
+    dx: &mut [f32],
+    bits: &mut [u16],
+) {
     let mut sums = s.splat(0.0);
     lanes!(x.len(), |at, whole| {
-        let slope = s.mul(get(s, &dy[at.clone()], whole), get(s, &w[at.clone()], whole));
+        let slope = s.mul(get_bf16(s, &dy[at.clone()], whole), get(s, &w[at.clone()], whole));
         sums = s.fma(slope, get(s, &x[at], whole), sums);
     });
     // mean of dy·w·x̂, times x̂ = x·rstd
     let mean = s.splat(s.sum(sums) * rstd * rstd / x.len() as f32);
     let scale = s.splat(rstd);
     lanes!(x.len(), |at, whole| {
-        let slope = s.mul(get(s, &dy[at.clone()], whole), get(s, &w[at.clone()], whole));
+        let slope = s.mul(get_bf16(s, &dy[at.clone()], whole), get(s, &w[at.clone()], whole));
         let slope = s.fnma(get(s, &x[at.clone()], whole), mean, slope);
-        let before = get(s, &dx[at.clone()], whole);
-        put(s, s.fma(slope, scale, before), &mut dx[at], whole);
+        let sum = s.fma(slope, scale, get(s, &dx[at.clone()], whole));
+        put(s, sum, &mut dx[at.clone()], whole);
+        put_bf16(s, sum, &mut bits[at], whole);
     });
 }
 
@@ -116,7 +143,7 @@ pub(crate) fn norm_backward<S: Simd>(s: S, dy: &[f32], x: &[f32], w: &[f32], rst
 #[inline(always)]
 pub(crate) fn norm_weights<S: Simd>(
     s: S,
-    dy: &[f32],
+    dy: &[u16],
     x: &[f32],
     rstd: &[f32],
     (d, first): (usize, usize),
@@ -127,7 +154,7 @@ pub(crate) fn norm_weights<S: Simd>(
         let from = first + at.start..first + at.end;
         for (row, rstd) in rstd.iter().enumerate() {
             let (dy, x) = (&dy[row * d..][from.clone()], &x[row * d..][from.clone()]);
-            sums = s.fma(get(s, dy, whole), s.mul(get(s, x, whole), s.splat(*rstd)), sums);
+            sums = s.fma(get_bf16(s, dy, whole), s.mul(get(s, x, whole), s.splat(*rstd)), sums);
         }
         put(s, sums, &mut dw[at], whole);
     });
@@ -148,11 +175,11 @@ pub(crate) fn swiglu_forward<S: Simd>(s: S, gate: &[u16], up: &[u16], out: &mut 
 }
 
 #[inline(always)]
-pub(crate) fn swiglu_backward<S: Simd>(s: S, gate: &[u16], up: &[u16], da: &[f32], dgate: &mut [u16], dup: &mut [u16]) {
+pub(crate) fn swiglu_backward<S: Simd>(s: S, gate: &[u16], up: &[u16], da: &[u16], dgate: &mut [u16], dup: &mut [u16]) {
     let one = s.splat(1.0);
     lanes!(da.len(), |at, whole| {
         let (g, u) = (get_bf16(s, &gate[at.clone()], whole), get_bf16(s, &up[at.clone()], whole));
-        let (d, sig) = (get(s, &da[at.clone()], whole), sigmoid(s, g));
+        let (d, sig) = (get_bf16(s, &da[at.clone()], whole), sigmoid(s, g));
         let silu = s.mul(g, sig);
         // silu' = σ·(1 + g·(1 − σ)) = σ + silu·(1 − σ)
         let slope = s.fma(silu, s.sub(one, sig), sig);

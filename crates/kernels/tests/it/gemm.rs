@@ -1,6 +1,6 @@
 //! Products for training: every layout, kind and shape has the bits of the specification, on every ISA.
 
-use falaj_kernels::{Isa, Operand, Ops, OutMut, Pool, Then, Values};
+use falaj_kernels::{Isa, Operand, Ops, OutMut, Packed, Pool, Then, Values};
 
 /// Numbers in −2..2 that are not all bf16.
 fn numbers(seed: u32, len: usize) -> Vec<f32> {
@@ -80,6 +80,11 @@ fn every_layout_and_shape_has_the_bits_of_the_specification() {
                         let mut out = vec![7.0; rows * columns];
                         ops.gemm(&pool, a, b, OutMut::f32(&mut out), Then::Store);
                         assert!(bits(&out) == bits(&want), "{name}");
+                        let mut panels = vec![7; Packed::len_of(columns, depth) + 3];
+                        let packed = ops.pack_right(&pool, b, &mut panels);
+                        out.fill(7.0);
+                        ops.gemm(&pool, a, packed, OutMut::f32(&mut out), Then::Store);
+                        assert!(bits(&out) == bits(&want), "{name}, packed before");
                         let mut out = vec![7; rows * columns];
                         ops.gemm(&pool, a, b, OutMut::bf16(&mut out), Then::Store);
                         assert!(out == want.iter().map(|x| bf16(*x)).collect::<Vec<_>>(), "{name}");

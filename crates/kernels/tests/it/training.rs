@@ -74,7 +74,7 @@ fn everywhere<T: PartialEq + std::fmt::Debug>(f: impl Fn(&Ops, &Pool) -> T) -> T
 #[test]
 fn norm() {
     let (rows, d) = (70, 40);
-    let (x, w, dy) = (numbers(1, rows * d), numbers(2, d), numbers(3, rows * d));
+    let (x, w, dy) = (numbers(1, rows * d), numbers(2, d), bf16(&numbers(3, rows * d)));
     let normed = |x: &[f64], w: &[f64]| -> Vec<f64> {
         x.chunks(d)
             .flat_map(|x| {
@@ -87,10 +87,13 @@ fn norm() {
         let (mut out, mut rstd) = (vec![0; rows * d], vec![0.0; rows]);
         ops.norm_forward(pool, &x, &w, 1e-5, &mut out, &mut rstd);
         let (mut dx, mut dw) = (vec![1.0; rows * d], vec![2.0; d]);
-        ops.norm_backward(pool, &dy, &x, &w, &rstd, &mut dx, &mut dw);
+        let mut bits = vec![7; rows * d];
+        ops.norm_backward(pool, &dy, &x, &w, &rstd, &mut dx, &mut bits, &mut dw);
+        assert!(bits == bf16(&dx));
         (out, dx, dw)
     });
-    let [x, w, dy] = [&x, &w, &dy].map(|values| singles(values).collect::<Vec<f64>>());
+    let [x, w] = [&x, &w].map(|values| singles(values).collect::<Vec<f64>>());
+    let dy = wide(&dy);
     assert!(error(wide(&out), &normed(&x, &w)) < 4e-3);
     assert!(error(singles(&dx).map(|x| x - 1.0), &slopes(&x, |x| weighted(&normed(x, &w), &dy))) < 1e-5);
     assert!(error(singles(&dw).map(|x| x - 2.0), &slopes(&w, |w| weighted(&normed(&x, w), &dy))) < 1e-5);
@@ -99,7 +102,7 @@ fn norm() {
 #[test]
 fn swiglu() {
     let (rows, ffn) = (40, 35);
-    let (gu, da) = (bf16(&numbers(4, rows * 2 * ffn)), numbers(5, rows * ffn));
+    let (gu, da) = (bf16(&numbers(4, rows * 2 * ffn)), bf16(&numbers(5, rows * ffn)));
     let gated = |gu: &[f64]| -> Vec<f64> {
         let row = |gu: &[f64]| -> Vec<f64> { (0..ffn).map(|i| gu[i] / (1.0 + (-gu[i]).exp()) * gu[ffn + i]).collect() };
         gu.chunks(2 * ffn).flat_map(row).collect()
@@ -110,7 +113,7 @@ fn swiglu() {
         ops.swiglu_backward(pool, &gu, ffn, &da, &mut dgu);
         (out, dgu)
     });
-    let (gu, da) = (wide(&gu), singles(&da).collect::<Vec<f64>>());
+    let (gu, da) = (wide(&gu), wide(&da));
     assert!(error(wide(&out), &gated(&gu)) < 4e-3);
     assert!(error(wide(&dgu), &slopes(&gu, |gu| weighted(&gated(gu), &da))) < 4e-3);
 }
@@ -252,7 +255,7 @@ fn rotation_and_its_slopes() {
     for layout in [RopeLayout::Halves, RopeLayout::Interleaved] {
         let cos = (0..24).map(|i| angle(i).cos() as f32).collect();
         let table = RopeTable { cos, sin: (0..24).map(|i| angle(i).sin() as f32).collect(), layout };
-        let qkv = numbers(13, positions.len() * at.columns());
+        let qkv = bf16(&numbers(13, positions.len() * at.columns()));
         let d_o = bf16(&numbers(14, positions.len() * at.heads * at.head_dim));
         let turned_by = |qkv: &[f64]| -> Vec<f64> {
             let mut qkv = qkv.to_vec();
@@ -268,8 +271,8 @@ fn rotation_and_its_slopes() {
             qkv
         };
         let (turned, back) = everywhere(|ops, pool| {
-            let mut turned = vec![0; qkv.len()];
-            ops.rope_forward(pool, &qkv, &at, &positions, &table, &mut turned);
+            let mut turned = qkv.clone();
+            ops.rope_forward(pool, &mut turned, &at, &positions, &table);
             let (mut o, mut lse) = (vec![0; d_o.len()], vec![0.0; 4 * at.heads]);
             ops.attention_forward(pool, &turned, &at, &starts, None, 0.3, &mut o, &mut lse);
             let mut back = vec![0; qkv.len()];
@@ -279,7 +282,7 @@ fn rotation_and_its_slopes() {
             );
             (turned, back)
         });
-        let (qkv, d_o) = (singles(&qkv).collect::<Vec<f64>>(), wide(&d_o));
+        let (qkv, d_o) = (wide(&qkv), wide(&d_o));
         assert!(error(wide(&turned), &turned_by(&qkv)) < 4e-3);
         let loss = |qkv: &[f64]| weighted(&attended(&turned_by(qkv), at, &starts, None, 0.3), &d_o);
         assert!(error(wide(&back), &slopes(&qkv, loss)) < 1.5e-2, "{layout:?}");

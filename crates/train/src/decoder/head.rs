@@ -41,25 +41,39 @@ impl Decoder {
         let s = &mut scratch.head;
         s.keep(weights, total);
         let d_normed = &mut scratch.d_normed[..t * d];
-        if grads.is_some() {
-            m.fill(d_normed, 0.0);
-        }
         s.all_losses[..t].fill(0.0);
         let trained = match params {
             Weights::Trained(arena) => Some(arena.index.group(&m.config, Group::Head)),
             Weights::Frozen(_) => None,
         };
         let w = params.group(m, Group::Head);
+        let panels = m.pack(Operand::rows(w, v, d), &mut s.panels);
         let kept = std::mem::take(&mut s.kept);
+        let across = grads.is_some().then(|| m.pack(Operand::transposed(w, d, v), &mut s.across));
+        if let Some(grads) = grads.as_deref_mut() {
+            if kept.len() < t {
+                d_normed.fill(0);
+            }
+            if let (true, Some(range)) = (kept.is_empty(), &trained) {
+                grads.nothing(m, range.clone());
+            }
+        }
         for tokens in kept.chunks(s.rows) {
             let n = tokens.len();
-            let (normed, logits) = (&mut s.normed[..n * d], &mut s.logits[..n * v]);
-            for (row, &token) in normed.chunks_exact_mut(d).zip(tokens) {
-                row.copy_from_slice(&tape.normed[token as usize * d..][..d]);
-            }
-            let normed = &*normed;
-            let x = Operand::rows(Values::Bf16(normed), n, d);
-            m.product(x, Operand::rows(w, v, d), OutMut::f32(logits), Then::Store);
+            // Where no token between them is left out, all is read and written in place.
+            let first = tokens[0] as usize;
+            let in_place = tokens[n - 1] as usize + 1 == first + n;
+            let normed = if in_place {
+                &tape.normed[first * d..][..n * d]
+            } else {
+                let normed = &mut s.normed[..n * d];
+                for (row, &token) in normed.chunks_exact_mut(d).zip(tokens) {
+                    row.copy_from_slice(&tape.normed[token as usize * d..][..d]);
+                }
+                normed
+            };
+            let logits = &mut s.logits[..n * v];
+            m.product(Operand::rows(Values::Bf16(normed), n, d), panels, OutMut::f32(logits), Then::Store);
             s.targets.clear();
             s.targets.extend(tokens.iter().map(|token| batch.targets[*token as usize]));
             s.weights.clear();
@@ -78,17 +92,23 @@ impl Decoder {
                 tally.correct += weight * f64::from(*correct);
                 tally.tokens += u64::from(weight != 0.0);
             }
-            let Some(grads) = grads.as_deref_mut() else { continue };
+            let (Some(grads), Some(across)) = (grads.as_deref_mut(), across) else { continue };
             let d_logits = Values::Bf16(d_logits);
             if let Some(range) = &trained {
                 let x = Operand::transposed(Values::Bf16(normed), d, n);
+                let then = if tokens.as_ptr() == kept.as_ptr() { grads.then() } else { Then::Add };
                 let out = OutMut::f32(&mut grads.values[range.clone()]);
-                m.product(Operand::transposed(d_logits, v, n), x, out, Then::Add);
+                m.product(Operand::transposed(d_logits, v, n), x, out, then);
             }
-            let rows = &mut s.d_normed[..n * d];
-            m.product(Operand::rows(d_logits, n, v), Operand::transposed(w, d, v), OutMut::f32(rows), Then::Store);
-            for (row, &token) in rows.chunks_exact(d).zip(tokens) {
-                d_normed[token as usize * d..][..d].copy_from_slice(row);
+            let d_logits = Operand::rows(d_logits, n, v);
+            if in_place {
+                m.product(d_logits, across, OutMut::bf16(&mut d_normed[first * d..][..n * d]), Then::Store);
+            } else {
+                let rows = &mut s.d_normed[..n * d];
+                m.product(d_logits, across, OutMut::bf16(rows), Then::Store);
+                for (row, &token) in rows.chunks_exact(d).zip(tokens) {
+                    d_normed[token as usize * d..][..d].copy_from_slice(row);
+                }
             }
         }
         s.kept = kept;

@@ -37,6 +37,12 @@ pub(crate) fn exp2_lanes<S: Simd>(s: S, x: S::F) -> S::F {
     s.mul(p, s.exp2i(n))
 }
 
+/// 2^x for x of at most 127, as [`exp2_lanes`]; exactly 0 below −125. For shares, of which the largest is 1.
+#[inline(always)]
+pub(crate) fn exp2_or_zero<S: Simd>(s: S, x: S::F) -> S::F {
+    s.keep_from(exp2_lanes(s, x), x, s.splat(-125.0))
+}
+
 #[expect(clippy::approx_constant, reason = "ln 2 is not the best first coefficient")]
 const EXP2_COEFFICIENTS: [f32; 6] = [0.001_326_472_7, 0.009_671_513, 0.055_507_336, 0.240_222_42, 0.693_147, 1.0];
 
@@ -72,6 +78,11 @@ mod tests {
             assert!((got / exact - 1.0).abs() < 1.8e-7, "{x}: {got:e} {exact:e}");
         }
         assert_eq!(Scalar.largest(exp2_lanes(Scalar, [-56.0; 16])), 2f32.powi(-56));
+        for (x, share) in [(0.0, 1.0), (-125.0, 2f32.powi(-125)), (-126.0, 0.0), (f32::NEG_INFINITY, 0.0), (-3e38, 0.0)]
+        {
+            assert_eq!(Scalar.largest(exp2_or_zero(Scalar, [x; 16])), share, "{x}");
+        }
+        assert!(exp2_or_zero(Scalar, [f32::NAN; 16])[0].is_nan());
     }
 
     #[test]

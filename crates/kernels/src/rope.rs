@@ -14,12 +14,23 @@ pub enum RopeLayout {
 /// x: (head_dim), of which the first 2·cos.len() are rotated; cos, sin: (n/2). Source: Su et al. 2021, eq. 34.
 #[inline(always)]
 pub(crate) fn rope<S: Simd>(s: S, x: &mut [f32], cos: &[f32], sin: &[f32], layout: RopeLayout) {
+    turn::<S, false>(s, x, cos, sin, layout);
+}
+
+/// By minus the angles: the transpose of [`rope`].
+#[inline(always)]
+pub(crate) fn rope_back<S: Simd>(s: S, x: &mut [f32], cos: &[f32], sin: &[f32], layout: RopeLayout) {
+    turn::<S, true>(s, x, cos, sin, layout);
+}
+
+#[inline(always)]
+fn turn<S: Simd, const BACK: bool>(s: S, x: &mut [f32], cos: &[f32], sin: &[f32], layout: RopeLayout) {
     match layout {
         RopeLayout::Interleaved => {
             // Shuffles would differ per ISA and this is a thousandth of a step: one lane at a time, same arithmetic.
             for ((pair, &c), &sn) in x.as_chunks_mut::<2>().0.iter_mut().zip(cos).zip(sin) {
                 let [a, b] = *pair;
-                let (a, b) = rotate_one(s, a, b, c, sn);
+                let (a, b) = rotate_one(s, a, b, c, if BACK { -sn } else { sn });
                 *pair = [a, b];
             }
         }
@@ -32,16 +43,23 @@ pub(crate) fn rope<S: Simd>(s: S, x: &mut [f32], cos: &[f32], sin: &[f32], layou
             let pairs = first.as_chunks_mut::<LANES>().0.iter_mut().zip(second.as_chunks_mut::<LANES>().0);
             let angles = cos.as_chunks::<LANES>().0.iter().zip(sin.as_chunks::<LANES>().0);
             for ((a, b), (c, sn)) in pairs.zip(angles) {
-                let (new_a, new_b) = rotate(s, s.load(a), s.load(b), s.load(c), s.load(sn));
+                let sn = signed::<S, BACK>(s, s.load(sn));
+                let (new_a, new_b) = rotate(s, s.load(a), s.load(b), s.load(c), sn);
                 s.store(new_a, a);
                 s.store(new_b, b);
             }
             let (a, b) = (load_part(s, first_tail), load_part(s, second_tail));
-            let (a, b) = rotate(s, a, b, load_part(s, &cos[whole..]), load_part(s, &sin[whole..]));
+            let sn = signed::<S, BACK>(s, load_part(s, &sin[whole..]));
+            let (a, b) = rotate(s, a, b, load_part(s, &cos[whole..]), sn);
             store_part(s, a, first_tail);
             store_part(s, b, second_tail);
         }
     }
+}
+
+#[inline(always)]
+fn signed<S: Simd, const BACK: bool>(s: S, sin: S::F) -> S::F {
+    if BACK { s.sub(s.splat(-0.0), sin) } else { sin }
 }
 
 /// (a cos − b sin, b cos + a sin); the second product is rounded, the first is fused.

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use super::{Heads, Span, rows};
 use crate::buffer::AlignedVec;
-use crate::exp::exp_lanes;
+use crate::exp::exp2_or_zero;
 use crate::gemm::{LANES, Operand, ROWS, Tile, Values};
 use crate::math::ln;
 use crate::matmul::{Then, grown};
@@ -258,11 +258,11 @@ fn hide(args: &Attention, row: usize, first: usize, scores: &mut [f32]) {
     scores[..args.first_seen(row).saturating_sub(first)].fill(f32::NEG_INFINITY);
 }
 
-/// shares = the softmax of scale·scores, whole lanes of them. Returns the logarithm of the sum.
+/// shares = the softmax of scale·scores, whole lanes of them, by powers of two. Returns the natural logarithm of the sum.
 #[inline(always)]
 fn softmax<S: Simd>(s: S, scale: f32, scores: &mut [f32], shares: &mut [u16]) -> f32 {
     let scores = scores.as_chunks_mut::<LANES>().0;
-    let (factor, mut most) = (s.splat(scale), s.splat(f32::NEG_INFINITY));
+    let (factor, mut most) = (s.splat(scale * std::f32::consts::LOG2_E), s.splat(f32::NEG_INFINITY));
     for score in &mut *scores {
         let scaled = s.mul(s.load(score), factor);
         most = s.max(scaled, most);
@@ -271,7 +271,7 @@ fn softmax<S: Simd>(s: S, scale: f32, scores: &mut [f32], shares: &mut [u16]) ->
     let most = s.largest(most);
     let (shift, mut sums) = (s.splat(most), s.splat(0.0));
     for score in &mut *scores {
-        let e = exp_lanes(s, s.sub(s.load(score), shift));
+        let e = exp2_or_zero(s, s.sub(s.load(score), shift));
         sums = s.add(sums, e);
         s.store(e, score);
     }
@@ -280,5 +280,5 @@ fn softmax<S: Simd>(s: S, scale: f32, scores: &mut [f32], shares: &mut [u16]) ->
     for (score, share) in scores.iter().zip(shares.as_chunks_mut::<LANES>().0) {
         s.store_bf16(s.mul(s.load(score), inverse), share);
     }
-    most + ln(sum)
+    most.mul_add(std::f32::consts::LN_2, ln(sum))
 }

@@ -1,7 +1,7 @@
 //! The operations of training that know one row at a time, written once for all ISAs. What they compute is said in
 //! `training.rs`. No closures: they would be compiled without the instructions.
 
-use crate::exp::exp_lanes;
+use crate::exp::{exp2_lanes, exp2_or_zero};
 use crate::math::ln;
 use crate::rope::{RopeLayout, rope};
 use crate::simd::{LANES, Simd};
@@ -81,15 +81,6 @@ pub(crate) fn turn_heads<S: Simd>(s: S, x: &mut [u16], cos: &[f32], sin: &[f32],
     }
 }
 
-/// out = −x.
-#[inline(always)]
-pub(super) fn negate<S: Simd>(s: S, x: &[f32], out: &mut [f32]) {
-    let zero = s.splat(-0.0);
-    lanes!(x.len(), |at, whole| {
-        put(s, s.sub(zero, get(s, &x[at.clone()], whole)), &mut out[at], whole);
-    });
-}
-
 /// Σ a·b through sixteen lanes.
 #[inline(always)]
 pub(super) fn dot_bf16<S: Simd>(s: S, a: &[u16], b: &[u16]) -> f32 {
@@ -160,10 +151,14 @@ pub(crate) fn norm_weights<S: Simd>(
     });
 }
 
+/// Within a few units in the last place; its exponential is bounded, which takes it to within 2^-125 of 0.
 #[inline(always)]
 fn sigmoid<S: Simd>(s: S, x: S::F) -> S::F {
     let one = s.splat(1.0);
-    s.div(one, s.add(one, exp_lanes(s, s.sub(s.splat(0.0), x))))
+    let x = s.mul(x, s.splat(-std::f32::consts::LOG2_E));
+    // The bounds are the first operands, so that NaN passes.
+    let x = s.min(s.splat(125.0), s.max(s.splat(-125.0), x));
+    s.div(one, s.add(one, exp2_lanes(s, x)))
 }
 
 #[inline(always)]
@@ -199,9 +194,10 @@ pub(crate) fn cross_entropy<S: Simd>(
     slope: &mut [u16],
 ) -> (f32, bool) {
     let most = crate::softmax::largest(s, logits);
-    let (shift, mut sums) = (s.splat(most), s.splat(0.0));
+    let (shift, base, mut sums) = (s.splat(most), s.splat(std::f32::consts::LOG2_E), s.splat(0.0));
     lanes!(logits.len(), |at, whole| {
-        put(s, exp_lanes(s, s.sub(get(s, &logits[at.clone()], whole), shift)), &mut exps[at.clone()], whole);
+        let x = s.mul(s.sub(get(s, &logits[at.clone()], whole), shift), base);
+        put(s, exp2_or_zero(s, x), &mut exps[at.clone()], whole);
         // Loaded back, so that what is beyond the end adds zeros.
         sums = s.add(sums, get(s, &exps[at], whole));
     });

@@ -3,9 +3,9 @@
 //! Source: Dao et al. 2022, algorithm 4.
 
 use super::{Attention, BLOCK_ROWS, Heads, LANES, Lines, Operand, Packed, Part, ROWS, Then, Values};
-use super::{exp_lanes, grown, hide, lines, multiply, packed, rows};
+use super::{exp2_or_zero, grown, hide, lines, multiply, packed, rows};
 use crate::buffer::AlignedVec;
-use crate::rope::rope;
+use crate::rope::rope_back;
 use crate::simd::Simd;
 use crate::training::RopeTable;
 
@@ -34,7 +34,6 @@ pub(super) struct Scratch {
     /// (keys, E)
     d_keys: AlignedVec<f32>,
     d_values: AlignedVec<f32>,
-    sin: AlignedVec<f32>,
 }
 
 /// dqkv: (T, (H+2K)·E), of which it writes its document's rows, its kv head and its query heads.
@@ -122,7 +121,7 @@ pub(crate) unsafe fn backward<S: Simd>(
                     // SAFETY: inside of `dqkv`, by the contract; the row and the query head are the task's.
                     let to =
                         unsafe { std::slice::from_raw_parts_mut(dqkv.add(args.at(document, row, head)), head_dim) };
-                    turn_back(s, outputs, document.start + row, &mut sums[i * wide..][..head_dim], &mut own.sin, to);
+                    turn_back(s, outputs, document.start + row, &mut sums[i * wide..][..head_dim], to);
                 }
             }
             let queries = packed(table, &args.across(document, block.clone(), head), &mut own.queries);
@@ -150,7 +149,7 @@ pub(crate) unsafe fn backward<S: Simd>(
                 std::slice::from_raw_parts_mut(dqkv.add(value_at), head_dim),
             )
         };
-        turn_back(s, outputs, document.start + row, d_key, &mut own.sin, key);
+        turn_back(s, outputs, document.start + row, d_key, key);
         rows::to_bf16(s, d_value, value);
     }
 }
@@ -209,15 +208,16 @@ fn through_softmax<S: Simd>(
     [to_first, to_second]: [&mut [u16]; 2],
     [share_pairs, slope_pairs]: [&mut [[u16; 2]]; 2],
 ) {
-    let factor = s.splat(scale);
-    let (lse, delta) = ([s.splat(lse[0]), s.splat(lse[1])], [s.splat(delta[0]), s.splat(delta[1])]);
+    let (factor, base) = (s.splat(scale), s.splat(scale * std::f32::consts::LOG2_E));
+    let lse = [s.splat(lse[0] * std::f32::consts::LOG2_E), s.splat(lse[1] * std::f32::consts::LOG2_E)];
+    let delta = [s.splat(delta[0]), s.splat(delta[1])];
     let (score_a, score_b) = (scores[0].as_chunks::<LANES>().0, scores[1].as_chunks::<LANES>().0);
     let (slope_a, slope_b) = (slopes[0].as_chunks::<LANES>().0, slopes[1].as_chunks::<LANES>().0);
     let (to_first, to_second) = (to_first.as_chunks_mut::<LANES>().0, to_second.as_chunks_mut::<LANES>().0);
     let (share_pairs, slope_pairs) = (share_pairs.as_chunks_mut::<LANES>().0, slope_pairs.as_chunks_mut::<LANES>().0);
     for at in 0..score_a.len() {
-        let first = exp_lanes(s, s.sub(s.mul(s.load(&score_a[at]), factor), lse[0]));
-        let second = exp_lanes(s, s.sub(s.mul(s.load(&score_b[at]), factor), lse[1]));
+        let first = exp2_or_zero(s, s.sub(s.mul(s.load(&score_a[at]), base), lse[0]));
+        let second = exp2_or_zero(s, s.sub(s.mul(s.load(&score_b[at]), base), lse[1]));
         s.store_bf16_pairs(first, second, &mut share_pairs[at]);
         let first = s.mul(s.mul(first, s.sub(s.load(&slope_a[at]), delta[0])), factor);
         let second = s.mul(s.mul(second, s.sub(s.load(&slope_b[at]), delta[1])), factor);
@@ -229,11 +229,9 @@ fn through_softmax<S: Simd>(
 
 /// to = x turned by minus the row's angles: the rotation's transpose. x is changed.
 #[inline(always)]
-fn turn_back<S: Simd>(s: S, outputs: &Outputs, row: usize, x: &mut [f32], sin: &mut AlignedVec<f32>, to: &mut [u16]) {
+fn turn_back<S: Simd>(s: S, outputs: &Outputs, row: usize, x: &mut [f32], to: &mut [u16]) {
     let half = x.len() / 2;
     let angles = outputs.positions[row] as usize * half..(outputs.positions[row] as usize + 1) * half;
-    let sin = grown(sin, half);
-    rows::negate(s, &outputs.rope.sin[angles.clone()], sin);
-    rope(s, x, &outputs.rope.cos[angles], sin, outputs.rope.layout);
+    rope_back(s, x, &outputs.rope.cos[angles.clone()], &outputs.rope.sin[angles], outputs.rope.layout);
     rows::to_bf16(s, x, to);
 }

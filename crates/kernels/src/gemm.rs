@@ -152,8 +152,8 @@ pub(crate) const LANES: usize = 16;
 const CACHED_PAIRS: usize = 256;
 /// Rows of a in a block: 96 KiB of pairs, in the second-level cache.
 const BLOCK_ROWS: usize = 96;
-/// For each thread, so that they end together.
-const TASKS_PER_THREAD: usize = 4;
+/// For each thread, so that they end together. More would have more of them pack the same rows.
+const TASKS_PER_THREAD: usize = 2;
 
 /// The part of a product that one task makes.
 pub(crate) struct Block<'a> {

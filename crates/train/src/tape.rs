@@ -162,7 +162,7 @@ impl Scratch {
         let low = (0..4).map(|kind| adapter.map_or(0, |adapter| adapter.width(kind))).max().unwrap_or(0);
         let dropout = adapter.is_some_and(|adapter| adapter.settings.dropout > 0.0);
         let inputs = if dropout { d.max(f).max(attended) } else { 0 };
-        let rows = (HEAD_BYTES / (6 * v)).clamp(16, 1024).min(t.next_multiple_of(2)) / 2 * 2;
+        let rows = (HEAD_BYTES / (6 * v)).clamp(16, 1024).min(t) / 2 * 2;
         Self {
             d_x: budget.buffer("scratch", t * d),
             d_x_bits: budget.buffer("scratch", t * d),
@@ -197,4 +197,4 @@ impl Scratch {
 }
 
 /// Of logits and their gradients at a time.
-const HEAD_BYTES: usize = 32 << 20;
+const HEAD_BYTES: usize = 34 << 20;

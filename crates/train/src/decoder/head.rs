@@ -58,7 +58,9 @@ impl Decoder {
                 grads.nothing(m, range.clone());
             }
         }
-        for tokens in kept.chunks(s.rows) {
+        // As equal as whole pairs can be: a short last one would cost as much traffic as a long one.
+        let each = kept.len().div_ceil(kept.len().div_ceil(s.rows).max(1)).next_multiple_of(2).max(2);
+        for tokens in kept.chunks(each) {
             let n = tokens.len();
             // Where no token between them is left out, all is read and written in place.
             let first = tokens[0] as usize;

@@ -4,7 +4,8 @@ Starts with `torch_train.py THREADS MODE [compile]`, where MODE is `bf16` (autoc
 one command per line and answers each with one JSON object per line:
   step N                          seconds of N steps of 16 x 256 noise, after two that do not count
   gemm TOKENS OUT IN              operations per second of a bf16 product: forward, dx and dw
-  loss TEXT WEIGHTS STEPS ROWS    the loss of each step, on windows of the text's bytes, from these weights
+  loss TEXT WEIGHTS STEPS ROWS TURN    the loss of each step, on windows of the text's bytes, from these weights; rows begin
+                                  with number TURN, which changes nothing but the order in which sums are made
 """
 
 import json
@@ -175,7 +176,7 @@ def read(path):
     return {name: values[slice(*(at // 4 for at in entry["data_offsets"]))] for name, entry in header.items()}
 
 
-def loss(text, weights, steps, rows):
+def loss(text, weights, steps, rows, turn):
     global TRAINING
     TRAINING = None
     values = read(weights)
@@ -191,6 +192,7 @@ def loss(text, weights, steps, rows):
         for _ in range(rows):
             state = (state * 6364136223846793005 + 1442695040888963407) % 2**64
             begins.append((state >> 33) % (len(text) - LENGTH))
+        begins = begins[turn:] + begins[:turn]
         windows = [torch.stack([text[at + shift : at + shift + LENGTH] for at in begins]) for shift in (0, 1)]
         losses.append(training().step(*windows))
         if number % 10 == 0:

@@ -1,6 +1,7 @@
 //! Our side of `cargo xtask bench train`: the 11 M decoder that `bench/torch_train.py` trains too. One JSON object on stdout.
 //! `baseline step STEPS THREADS` times steps of 16 × 256 noise. `baseline weights FILE` writes the first weights as
-//! safetensors. `baseline loss TEXT STEPS ROWS THREADS` trains from them on windows of a text's bytes.
+//! safetensors. `baseline loss TEXT STEPS ROWS THREADS [TURN]` trains from them on windows of a text's bytes; with TURN, the
+//! rows of each step begin with that one, which changes nothing but the order in which sums are made.
 
 use std::error::Error;
 use std::fs;
@@ -22,7 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     match word(0)? {
         "step" => step(number(1)?, number(2)?),
         "weights" => weights(word(1)?),
-        "loss" => loss(&fs::read(word(1)?)?, number(2)?, number(3)?, number(4)?),
+        "loss" => loss(&fs::read(word(1)?)?, number(2)?, number(3)?, number(4)?, number(5).unwrap_or(0)),
         other => Err(format!("`{other}` is no command").into()),
     }
 }
@@ -93,13 +94,14 @@ fn weights(path: &str) -> Result<(), Box<dyn Error>> {
 }
 
 /// Bytes are tokens; the windows of a step begin where [`Order`] says, one draw per row.
-fn loss(text: &[u8], steps: usize, rows: usize, threads: usize) -> Result<(), Box<dyn Error>> {
+fn loss(text: &[u8], steps: usize, rows: usize, threads: usize, turn: usize) -> Result<(), Box<dyn Error>> {
     let starts = text.len().checked_sub(LENGTH).filter(|starts| *starts > 0).ok_or("the text is too short")?;
     let mut trainer = trainer(rows, threads)?;
     let mut order = Order(1);
     let mut losses = Vec::new();
     for step in 0..steps {
-        let begins: Vec<usize> = (0..rows).map(|_| order.below(starts as u64) as usize).collect();
+        let mut begins: Vec<usize> = (0..rows).map(|_| order.below(starts as u64) as usize).collect();
+        begins.rotate_left(turn % rows.max(1));
         let windows = |shift: usize| {
             let bytes = begins.iter().flat_map(|begin| &text[begin + shift..begin + shift + LENGTH]);
             bytes.map(|byte| u32::from(*byte)).collect()

@@ -5,7 +5,7 @@
 mod curves;
 mod torch;
 
-pub use self::curves::Curves;
+pub use self::curves::{Apart, Curves};
 
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -91,7 +91,8 @@ fn group(case: &str) -> &str {
 
 fn cases() -> Vec<String> {
     let products = PRODUCTS.iter().flat_map(|(name, ..)| PASSES.map(|pass| format!("gemm/{name}/{pass}")));
-    let others = ["step/compile", "step/eager", "memory/compile", "memory/eager", "loss/mean", "loss/max"];
+    let others =
+        ["step/compile", "step/eager", "memory/compile", "memory/eager", "loss/mean", "loss/max", "loss/error"];
     others.into_iter().map(str::to_owned).chain(products).collect()
 }
 
@@ -222,24 +223,31 @@ impl Bench {
         Ok(())
     }
 
-    /// The same weights, the same windows in the same order, the same optimiser: how far apart the curves are, beside how
-    /// far apart two of PyTorch's own are.
+    /// The same weights, the same windows, the same optimiser: how far apart the curves are, beside how far apart PyTorch's own are
+    /// when rows lie in another order; and how far both sides are from f32.
     fn loss(&mut self) -> Result<()> {
         let Some(torch) = &self.torch else {
             println!("  a comparison of two sides; left out by --no-peer");
             return Ok(());
         };
         let curves = curves::run(&self.folder, &self.baseline, torch, THREADS, self.options.quick)?;
-        for (case, of) in
-            [("loss/mean", curves::Apart::mean as fn(&curves::Apart) -> f64), ("loss/max", curves::Apart::max)]
-        {
-            let (mut ours, mut noise) = (Samples::default(), Samples::default());
-            ours.add(vec![vec![of(&curves.ours_and_peer())]]);
-            noise.add(vec![vec![of(&curves.noise())]]);
-            let target = Target { value: 1.0, of: TargetOf::Ratio };
-            let target = (case == "loss/mean").then_some(target);
-            let mut row =
-                row(case, "nats apart; peer: bf16 and f32 of itself", Better::Lower, (&ours, 0), (&noise, 0), target)?;
+        let [ours, peer] = curves.errors();
+        let (apart, noise) = (curves.ours_and_peer(), curves.noise());
+        let (other, exact) = ("nats apart; peer: of itself, rows in another order", "nats from f32; peer: bf16");
+        let samples = |pairs: &[Apart], of: fn(&Apart) -> f64| {
+            let mut samples = Samples::default();
+            samples.add(vec![pairs.iter().map(of).collect()]);
+            samples
+        };
+        let mean = |pairs: &[Apart]| samples(pairs, Apart::mean);
+        let cases = [
+            ("loss/mean", other, mean(&apart), mean(&noise)),
+            ("loss/max", other, samples(&apart, Apart::max), samples(&noise, Apart::max)),
+            ("loss/error", exact, mean(&ours), mean(&peer)),
+        ];
+        for (case, unit, ours, peer) in cases {
+            let target = (case != "loss/max").then_some(Target { value: 1.0, of: TargetOf::Ratio });
+            let mut row = row(case, unit, Better::Lower, (&ours, 0), (&peer, 0), target)?;
             row.note = curves.note();
             self.add(row)?;
         }
@@ -327,7 +335,7 @@ mod tests {
     #[test]
     fn every_case_belongs_to_one_measurement() {
         let cases = cases();
-        assert_eq!(cases.len(), 21);
+        assert_eq!(cases.len(), 22);
         assert_eq!(cases.iter().filter(|case| group(case) == "step/").count(), 4);
         assert_eq!(cases.iter().filter(|case| group(case) == "gemm/").count(), 15);
     }

@@ -1,5 +1,6 @@
-//! The loss of the same training on both sides, and on PyTorch in two precisions, whose difference is the noise. Each curve is
-//! kept as it was made, so that a run that was cut short makes only the missing ones.
+//! The loss of the same training on both sides, with the rows of each step in several orders, which changes roundings alone: how far
+//! apart PyTorch's own curves are then is the noise. Beside them PyTorch in f32, from which both sides' errors are counted. Each
+//! curve is kept as it was made, so that a run that was cut short makes only the missing ones.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,16 +15,17 @@ use crate::bench::machine;
 
 /// Losses by step.
 pub struct Curves {
-    ours: Vec<f64>,
+    /// For each order of rows.
+    ours: Vec<Vec<f64>>,
     /// bf16, as ours.
-    peer: Vec<f64>,
-    /// PyTorch in f32.
+    peer: Vec<Vec<f64>>,
+    /// PyTorch in f32, whose order of rows moves it by a thousandth of what bf16 does.
     exact: Vec<f64>,
     rows: usize,
 }
 
 pub fn run(folder: &Path, baseline: &Path, torch: &Torch, threads: usize, quick: bool) -> Result<Curves> {
-    let (steps, rows) = if quick { (60, 4) } else { (300, 16) };
+    let (steps, rows, orders) = if quick { (60, 4, 4) } else { (300, 16, 2) };
     let text = folder.join("train-text.txt");
     fs::write(&text, machine::prose()?)?;
     let weights = folder.join("train-weights.safetensors");
@@ -36,19 +38,26 @@ pub fn run(folder: &Path, baseline: &Path, torch: &Torch, threads: usize, quick:
     };
     let script = crate::root().join("bench/torch_train.py");
 
-    let ours = kept(&store, "ours", &identity(&[baseline.to_owned()])?, || {
-        let mut program = Command::new(baseline);
-        program.arg("loss").arg(&text).args([steps, rows, threads].map(|number: usize| number.to_string()));
-        super::reply_of(&mut program)
-    })?;
-    let theirs = |mode: &str| {
-        kept(&store, mode, &identity(std::slice::from_ref(&script))?, || {
-            let command = format!("loss {} {} {steps} {rows}", text.display(), weights.display());
+    let ours = |order: usize| {
+        kept(&store, &format!("ours/{order}"), &identity(&[baseline.to_owned()])?, || {
+            let mut program = Command::new(baseline);
+            program.arg("loss").arg(&text).args([steps, rows, threads, order].map(|number: usize| number.to_string()));
+            super::reply_of(&mut program)
+        })
+    };
+    let theirs = |mode: &str, order: usize| {
+        kept(&store, &format!("{mode}/{order}"), &identity(std::slice::from_ref(&script))?, || {
+            let command = format!("loss {} {} {steps} {rows} {order}", text.display(), weights.display());
             // Compiling pays in a long run only.
             torch.start(threads, mode, !quick)?.ask(&command)
         })
     };
-    let curves = Curves { ours, peer: theirs("bf16")?, exact: theirs("fp32")?, rows };
+    let curves = Curves {
+        ours: (0..orders).map(ours).collect::<Result<_>>()?,
+        peer: (0..orders).map(|order| theirs("bf16", order)).collect::<Result<_>>()?,
+        exact: theirs("fp32", 0)?,
+        rows,
+    };
     fs::write(folder.join("train-loss.svg"), curves.svg())?;
     Ok(curves)
 }
@@ -92,30 +101,42 @@ impl Curves {
     /// What the last run left.
     pub fn read(folder: &Path) -> Result<Self> {
         let all: Value = serde_json::from_str(&fs::read_to_string(folder.join("train-loss.json"))?)?;
-        let identity = all["ours"]["identity"].as_str().unwrap_or_default();
+        let identity = all["ours/0"]["identity"].as_str().unwrap_or_default();
         let rows = identity.rsplit(' ').next().and_then(|rows| rows.parse().ok()).context("curves without rows")?;
-        Ok(Self { ours: losses(&all, "ours")?, peer: losses(&all, "bf16")?, exact: losses(&all, "fp32")?, rows })
+        let of = |name: &str| -> Result<Vec<Vec<f64>>> {
+            let same = |order: &usize| all[format!("{name}/{order}")]["losses"].is_array();
+            (0..).take_while(same).map(|order| losses(&all, &format!("{name}/{order}"))).collect()
+        };
+        Ok(Self { ours: of("ours")?, peer: of("bf16")?, exact: losses(&all, "fp32/0")?, rows })
     }
 
-    pub fn ours_and_peer(&self) -> Apart {
-        Apart::of(&self.ours, &self.peer)
+    /// Every one of ours from every one of theirs.
+    pub fn ours_and_peer(&self) -> Vec<Apart> {
+        self.ours.iter().flat_map(|ours| self.peer.iter().map(|peer| Apart::of(ours, peer))).collect()
     }
 
-    pub fn noise(&self) -> Apart {
-        Apart::of(&self.exact, &self.peer)
+    /// Theirs from each other: the same mathematics in another order.
+    pub fn noise(&self) -> Vec<Apart> {
+        let after = |at: usize| self.peer[at + 1..].iter();
+        self.peer.iter().enumerate().flat_map(|(at, one)| after(at).map(|other| Apart::of(one, other))).collect()
+    }
+
+    /// Ours and theirs from f32.
+    pub fn errors(&self) -> [Vec<Apart>; 2] {
+        [&self.ours, &self.peer].map(|curves| curves.iter().map(|curve| Apart::of(curve, &self.exact)).collect())
     }
 
     pub fn note(&self) -> String {
-        let exact = Apart::of(&self.ours, &self.exact);
-        let end = |losses: &[f64]| losses.last().copied().unwrap_or(f64::NAN);
+        let end =
+            |curves: &[Vec<f64>]| curves.iter().filter_map(|losses| losses.last()).sum::<f64>() / curves.len() as f64;
         format!(
-            "{} steps of {} × 256; ours from PyTorch's f32 {:.5} in the mean; at the end {:.4}, bf16 {:.4}, f32 {:.4}",
-            self.ours.len(),
+            "{} steps of {} × 256, rows in {} orders; in the end {:.4}, bf16 {:.4}, f32 {:.4}",
+            self.exact.len(),
             self.rows,
-            exact.mean(),
+            self.ours.len(),
             end(&self.ours),
             end(&self.peer),
-            end(&self.exact)
+            end(std::slice::from_ref(&self.exact))
         )
     }
 
@@ -123,33 +144,38 @@ impl Curves {
         let points = |losses: &[f64]| -> Vec<(f64, f64)> {
             losses.iter().enumerate().map(|(step, loss)| ((step + 1) as f64, *loss)).collect()
         };
+        let first = |curves: &[Vec<f64>]| curves.first().map_or_else(Vec::new, |losses| points(losses));
         Chart {
             title: format!("The same training on both sides, {} × 256 tokens a step", self.rows),
             x: Axis::linear("step"),
             y: Axis::linear("nats per token"),
             series: vec![
-                Series::line("Falaj", points(&self.ours)),
-                Series::line("PyTorch bf16", points(&self.peer)),
+                Series::line("Falaj", first(&self.ours)),
+                Series::line("PyTorch bf16", first(&self.peer)),
                 Series::line("PyTorch f32", points(&self.exact)),
             ],
         }
         .svg()
     }
 
-    /// How far the curves are apart, step by step.
+    /// How far the curves are apart, step by step, in the mean of all pairs.
     pub fn apart_svg(&self) -> String {
-        let series = |name: &str, apart: Apart| {
-            let points: Vec<(f64, f64)> =
-                apart.0.iter().enumerate().map(|(step, apart)| ((step + 1) as f64, apart.max(1e-7))).collect();
+        let series = |name: &str, pairs: &[Apart]| {
+            let mean = |step: usize| pairs.iter().map(|apart| apart.0[step]).sum::<f64>() / pairs.len().max(1) as f64;
+            let steps = pairs.iter().map(|apart| apart.0.len()).min().unwrap_or(0);
+            let points: Vec<(f64, f64)> = (0..steps).map(|step| ((step + 1) as f64, mean(step).max(1e-7))).collect();
             Series::line(name, smooth(&points, 2))
         };
+        let [ours, peer] = self.errors();
         Chart {
             title: "How far the loss curves are apart".into(),
             x: Axis::linear("step"),
             y: Axis::log("nats per token, mean of five steps"),
             series: vec![
-                series("Falaj and PyTorch bf16", self.ours_and_peer()),
-                series("PyTorch bf16 and f32", self.noise()),
+                series("Falaj and PyTorch bf16", &self.ours_and_peer()),
+                series("PyTorch bf16 in two orders", &self.noise()),
+                series("Falaj and PyTorch f32", &ours),
+                series("PyTorch bf16 and f32", &peer),
             ],
         }
         .svg()
@@ -162,10 +188,18 @@ mod tests {
 
     #[test]
     fn curves_are_compared_step_by_step() {
-        let curves = Curves { ours: vec![3.0, 2.5], peer: vec![3.1, 2.5], exact: vec![3.0, 2.0], rows: 4 };
-        assert!((curves.ours_and_peer().mean() - 0.05).abs() < 1e-9);
-        assert_eq!(curves.noise().max(), 0.5);
-        assert!(curves.note().starts_with("2 steps of 4 × 256"));
+        let curves = Curves {
+            ours: vec![vec![3.0, 2.5]],
+            peer: vec![vec![3.1, 2.5], vec![3.0, 2.0], vec![3.0, 2.5]],
+            exact: vec![3.0, 2.0],
+            rows: 4,
+        };
+        let means = |pairs: &[Apart]| pairs.iter().map(|apart| (apart.mean() * 1e4).round() / 1e4).collect::<Vec<_>>();
+        assert_eq!(means(&curves.ours_and_peer()), [0.05, 0.25, 0.0]);
+        assert_eq!(means(&curves.noise()), [0.3, 0.05, 0.25]);
+        assert_eq!(curves.errors().map(|pairs| means(&pairs)), [vec![0.25], vec![0.3, 0.0, 0.25]]);
+        assert_eq!(curves.noise()[0].max(), 0.5);
+        assert!(curves.note().starts_with("2 steps of 4 × 256, rows in 1 orders"));
     }
 
     #[test]

@@ -175,7 +175,7 @@ pub fn or_wider(config: &Config, slot: Slot, wanted: Format) -> Format {
 /// A scaling of positions or a kind of model that it has no words for.
 pub fn hugging_face_json(config: &Config, dtype: &str) -> Result<String, ModelError> {
     let kind = match (config.sliding_window, config.experts) {
-        (_, Some(_)) => return Err(ModelError::Unsupported { feature: "a mixture's `config.json`".to_owned() }),
+        (_, Some(_)) => ("MixtralForCausalLM", "mixtral"),
         (Some(_), None) => ("MistralForCausalLM", "mistral"),
         (None, None) => ("LlamaForCausalLM", "llama"),
     };
@@ -191,11 +191,12 @@ pub fn hugging_face_json(config: &Config, dtype: &str) -> Result<String, ModelEr
             "original_max_position_embeddings": *original_context as u64, "attention_factor": attention_factor,
             "truncate": truncate,
         }),
+        RopeScaling::Factors(factors) if let Some(scaling) = llama3_of(factors, config) => scaling,
         RopeScaling::Factors(_) => {
             return Err(ModelError::Unsupported { feature: "RoPE factors in `config.json`; export GGUF".to_owned() });
         }
     };
-    let json = json!({
+    let mut json = json!({
         "architectures": [kind.0],
         "model_type": kind.1,
         "vocab_size": config.vocab_size,
@@ -216,7 +217,32 @@ pub fn hugging_face_json(config: &Config, dtype: &str) -> Result<String, ModelEr
         "mlp_bias": false,
         "torch_dtype": dtype,
     });
+    if let (Some(experts), Some(json)) = (config.experts, json.as_object_mut()) {
+        json.insert("num_local_experts".to_owned(), experts.count.into());
+        json.insert("num_experts_per_tok".to_owned(), experts.used.into());
+    }
     Ok(format!("{json:#}\n"))
+}
+
+/// The rule of Llama 3.1 and later, where it gives these divisors: all its models have it with the same two bounds.
+fn llama3_of(factors: &[f32], config: &Config) -> Option<serde_json::Value> {
+    let factor = factors.iter().fold(1.0_f32, |most, factor| most.max(*factor));
+    let (low, high, original) = (1.0, 4.0, 8192.0);
+    let scaling = RopeScaling::Llama3 {
+        factor: f64::from(factor),
+        low_freq_factor: low,
+        high_freq_factor: high,
+        original_context: original,
+    };
+    let rope = crate::Rope { scaling, ..config.rope.clone() };
+    let ours = crate::rope::divisors(&rope, config.head_dim);
+    let near = ours.len() == factors.len() && ours.iter().zip(factors).all(|(a, b)| (a - b).abs() <= 1e-4 * b.abs());
+    (near && factor > 1.0).then(|| {
+        json!({
+            "rope_type": "llama3", "factor": factor, "low_freq_factor": low, "high_freq_factor": high,
+            "original_max_position_embeddings": original as u64,
+        })
+    })
 }
 
 /// 1e-5 and not 9.999999747378752e-6.
@@ -330,7 +356,8 @@ mod tests {
         let llama3 =
             RopeScaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_context: 32.0 };
         let windowed = Config { sliding_window: Some(16), tied_head: true, ..plain.clone() };
-        for config in [plain.clone(), windowed, scaled(RopeScaling::Linear { factor: 2.0 }), scaled(llama3)] {
+        let sparse = Config { experts: Some(crate::Experts { count: 4, used: 2 }), ..plain.clone() };
+        for config in [plain.clone(), windowed, sparse, scaled(RopeScaling::Linear { factor: 2.0 }), scaled(llama3)] {
             let json = hugging_face_json(&config, "bfloat16").unwrap();
             assert_eq!(Config::from_hugging_face(json.as_bytes()).unwrap(), config);
         }

@@ -19,7 +19,7 @@ pub struct Arena {
 
 impl Arena {
     /// # Errors
-    /// A sparse mixture, which is not trained yet.
+    /// Those of [`Arena::of`].
     pub fn zeros(config: &Config) -> Result<Self, TrainError> {
         let index = Index::new(config)?;
         Ok(Self { config: config.clone(), values: AlignedVec::new(index.len), index })
@@ -114,36 +114,31 @@ pub(crate) enum Group {
     /// (D, H·E)
     Output { layer: usize },
     /// (2F, D)
-    GateUp { layer: usize },
+    GateUp { layer: usize, expert: Option<usize> },
     /// (D, F)
-    Down { layer: usize },
+    Down { layer: usize, expert: Option<usize> },
+    /// (X, D)
+    Router { layer: usize },
     /// (V, D): the head, or the embedding that is it.
     Head,
 }
 
 impl Group {
-    pub fn slots(self, config: &Config) -> &'static [fn(usize) -> Slot] {
-        match self {
-            Group::Attention { .. } => {
-                &[|layer| Slot::Query { layer }, |layer| Slot::Key { layer }, |layer| Slot::Value { layer }]
+    pub fn slots(self, config: &Config) -> impl DoubleEndedIterator<Item = Slot> {
+        let slots = match self {
+            Group::Attention { layer } => {
+                [Some(Slot::Query { layer }), Some(Slot::Key { layer }), Some(Slot::Value { layer })]
             }
-            Group::Output { .. } => &[|layer| Slot::Output { layer }],
-            Group::GateUp { .. } => {
-                &[|layer| Slot::Gate { layer, expert: None }, |layer| Slot::Up { layer, expert: None }]
+            Group::Output { layer } => [Some(Slot::Output { layer }), None, None],
+            Group::GateUp { layer, expert } => {
+                [Some(Slot::Gate { layer, expert }), Some(Slot::Up { layer, expert }), None]
             }
-            Group::Down { .. } => &[|layer| Slot::Down { layer, expert: None }],
-            Group::Head if config.tied_head => &[|_| Slot::Embedding],
-            Group::Head => &[|_| Slot::Head],
-        }
-    }
-
-    pub fn layer(self) -> usize {
-        match self {
-            Group::Attention { layer } | Group::Output { layer } | Group::GateUp { layer } | Group::Down { layer } => {
-                layer
-            }
-            Group::Head => 0,
-        }
+            Group::Down { layer, expert } => [Some(Slot::Down { layer, expert }), None, None],
+            Group::Router { layer } => [Some(Slot::Router { layer }), None, None],
+            Group::Head if config.tied_head => [Some(Slot::Embedding), None, None],
+            Group::Head => [Some(Slot::Head), None, None],
+        };
+        slots.into_iter().flatten()
     }
 
     /// (rows, cols)
@@ -154,6 +149,7 @@ impl Group {
             Group::Output { .. } => (d, heads * e),
             Group::GateUp { .. } => (2 * f, d),
             Group::Down { .. } => (d, f),
+            Group::Router { .. } => (config.experts.map_or(0, |experts| experts.count), d),
             Group::Head => (v, d),
         }
     }
@@ -161,9 +157,6 @@ impl Group {
 
 impl Index {
     pub fn new(config: &Config) -> Result<Self, TrainError> {
-        if config.experts.is_some() {
-            return Err(TrainError::Unsupported { feature: "a sparse mixture of experts" });
-        }
         let mut len = 0;
         let mut places = Vec::new();
         for slot in Slot::all(config) {
@@ -173,7 +166,8 @@ impl Index {
             len = range.end;
             places.push(Place { slot, range, rows, cols });
         }
-        Ok(Self { places, len, per_layer: 9 })
+        let per_layer = config.experts.map_or(9, |experts| 7 + 3 * experts.count);
+        Ok(Self { places, len, per_layer })
     }
 
     pub fn place(&self, slot: Slot) -> Option<&Place> {
@@ -187,9 +181,11 @@ impl Index {
             Slot::Value { layer } => in_layer(layer, 3),
             Slot::Output { layer } => in_layer(layer, 4),
             Slot::FfnNorm { layer } => in_layer(layer, 5),
-            Slot::Gate { layer, expert: None } => in_layer(layer, 6),
-            Slot::Up { layer, expert: None } => in_layer(layer, 7),
-            Slot::Down { layer, expert: None } => in_layer(layer, 8),
+            // Behind the router, where there is one.
+            Slot::Router { layer } => in_layer(layer, 6),
+            Slot::Gate { layer, expert } => in_layer(layer, expert.map_or(6, |expert| 7 + 3 * expert)),
+            Slot::Up { layer, expert } => in_layer(layer, expert.map_or(7, |expert| 8 + 3 * expert)),
+            Slot::Down { layer, expert } => in_layer(layer, expert.map_or(8, |expert| 9 + 3 * expert)),
             other => self.places.iter().position(|place| place.slot == other),
         };
         self.places.get(at?).filter(|place| place.slot == slot)
@@ -201,9 +197,10 @@ impl Index {
 
     /// Of all matrices of a group.
     pub fn group(&self, config: &Config, group: Group) -> Range<usize> {
-        let slots = group.slots(config);
-        let range = |number: usize| slots.get(number).map_or(0..0, |slot| self.range(slot(group.layer())));
-        range(0).start..range(slots.len() - 1).end
+        let mut slots = group.slots(config);
+        let first = slots.next().map_or(0..0, |slot| self.range(slot));
+        let last = slots.next_back().map_or(first.clone(), |slot| self.range(slot));
+        first.start..last.end
     }
 }
 
@@ -214,8 +211,9 @@ mod tests {
 
     #[test]
     fn groups_are_whole_and_every_place_is_found() {
-        for tied_head in [false, true] {
-            let config = Config { tied_head, ..tiny_config(96, 32) };
+        for (tied_head, expert) in [(false, None), (true, None), (true, Some(2))] {
+            let experts = expert.map(|_| falaj_model::Experts { count: 3, used: 2 });
+            let config = Config { tied_head, experts, ..tiny_config(96, 32) };
             let index = Index::new(&config).unwrap();
             let mut end = 0;
             for place in &index.places {
@@ -228,10 +226,11 @@ mod tests {
                 let groups = [
                     Group::Attention { layer },
                     Group::Output { layer },
-                    Group::GateUp { layer },
-                    Group::Down { layer },
+                    Group::GateUp { layer, expert },
+                    Group::Down { layer, expert },
                 ];
-                for group in groups.into_iter().chain([Group::Head]) {
+                let router = expert.map(|_| Group::Router { layer });
+                for group in groups.into_iter().chain([Group::Head]).chain(router) {
                     let (rows, cols) = group.shape(&config);
                     assert_eq!(index.group(&config, group).len(), rows * cols, "{group:?}");
                 }

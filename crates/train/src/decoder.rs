@@ -1,9 +1,11 @@
 //! The decoder for training: forward with all that the backward pass needs saved, and the gradients by hand. The same mathematics
-//! as `falaj_model`'s decoder, with inputs of products in bf16 and everything else in f32. The head is in `decoder/head.rs`.
+//! as `falaj_model`'s decoder, with inputs of products in bf16 and everything else in f32. The head is in `decoder/head.rs`, experts
+//! are in `decoder/mixture.rs`.
 //!
 //! Letters: T tokens of the micro-batch, D hidden size, H query heads, K key and value heads, E head size, F feed-forward size.
 
 mod head;
+mod mixture;
 
 use std::ops::Range;
 
@@ -19,6 +21,7 @@ use crate::tape::{BlockTape, LoraScratch, Scratch, Tape};
 use crate::weights::Weights;
 
 pub(crate) use head::Tally;
+pub(crate) use mixture::{MixtureScratch, MixtureTape, places};
 
 /// A decoder with room for one micro-batch.
 #[derive(Debug)]
@@ -246,12 +249,22 @@ impl Block<'_> {
         // out = middle + down(silu(gate) · up)
         let normed = &mut tape.ffn_normed[..t * d];
         m.norm(middle, weights.norm(Slot::FfnNorm { layer }), normed, &mut tape.ffn_rstd[..t]);
+        if let Some(experts) = m.config.experts {
+            let out = out.map(|out| {
+                out.copy_from_slice(middle);
+                out
+            });
+            mixture::forward(m, weights, (layer, experts), tape, t, out, &mut s.mixture);
+            return;
+        }
         let gate_up = &mut tape.gate_up[..t * 2 * f];
         match adapter.filter(|adapter| adapter.width(2) > 0) {
-            None => linear(m, weights, Group::GateUp { layer }, normed, OutMut::bf16(gate_up), Then::Store),
+            None => {
+                linear(m, weights, Group::GateUp { layer, expert: None }, normed, OutMut::bf16(gate_up), Then::Store)
+            }
             Some(adapter) => {
                 let sums = &mut s.wide[..t * 2 * f];
-                linear(m, weights, Group::GateUp { layer }, normed, OutMut::f32(sums), Then::Store);
+                linear(m, weights, Group::GateUp { layer, expert: None }, normed, OutMut::f32(sums), Then::Store);
                 adapter.forward(m, (layer, 2), normed, sums, &mut tape.adapted[2], &mut s.lora, dropout);
                 m.round(sums, gate_up);
             }
@@ -260,7 +273,14 @@ impl Block<'_> {
         m.swiglu(gate_up, inner);
         let out = match out {
             Some(out) => {
-                linear(m, weights, Group::Down { layer }, inner, OutMut::f32(out).onto(middle), Then::Store);
+                linear(
+                    m,
+                    weights,
+                    Group::Down { layer, expert: None },
+                    inner,
+                    OutMut::f32(out).onto(middle),
+                    Then::Store,
+                );
                 out
             }
             // Only what the adapter leaves on the tape is wanted.
@@ -276,15 +296,21 @@ impl Block<'_> {
         let layer = self.layer;
         let &Config { hidden_size: d, heads, kv_heads, head_dim: e, ffn_size: f, .. } = &self.m.config;
         let (t, columns, attended) = (self.batch.len(), (heads + 2 * kv_heads) * e, heads * e);
-        let Scratch { d_x, d_x_bits, d_normed, d_inner, wide, d_attended, bits, lora, .. } = s;
+        let Scratch { d_x, d_x_bits, d_normed, d_inner, wide, d_attended, bits, lora, mixture, .. } = s;
         let (d_x, d_x_bits) = (&mut d_x[..t * d], &mut d_x_bits[..t * d]);
-        let (d_normed, d_inner) = (&mut d_normed[..t * d], &mut d_inner[..t * f]);
+        let d_normed = &mut d_normed[..t * d];
         let mut room = (&mut wide[..], lora);
 
-        self.linear_backward(3, d_x_bits, |tape| &tape.inner[..t * f], d_inner, grads, &mut room);
-        let d_gate_up = &mut bits[..t * 2 * f];
-        self.m.swiglu_backward(&self.tape.gate_up[..t * 2 * f], d_inner, d_gate_up);
-        self.linear_backward(2, d_gate_up, |tape| &tape.ffn_normed[..t * d], d_normed, grads, &mut room);
+        if let Some(experts) = self.m.config.experts {
+            let (place, room) = ((layer, experts), (&mut room.0[..], &mut d_inner[..], &mut bits[..]));
+            mixture::backward(self.m, self.weights, place, self.tape, d_x, d_normed, room, grads, mixture);
+        } else {
+            let d_inner = &mut d_inner[..t * f];
+            self.linear_backward(3, d_x_bits, |tape| &tape.inner[..t * f], d_inner, grads, &mut room);
+            let d_gate_up = &mut bits[..t * 2 * f];
+            self.m.swiglu_backward(&self.tape.gate_up[..t * 2 * f], d_inner, d_gate_up);
+            self.linear_backward(2, d_gate_up, |tape| &tape.ffn_normed[..t * d], d_normed, grads, &mut room);
+        }
         let (slot, before) = (Slot::FfnNorm { layer }, (&self.tape.middle[..t * d], &self.tape.ffn_rstd[..t]));
         let d_norm = grads.norm(self.weights, slot);
         self.m.norm_backward(d_normed, before, self.weights.norm(slot), (d_x, d_x_bits), d_norm);
@@ -312,11 +338,11 @@ impl Block<'_> {
     ) {
         let (group, x) = (crate::lora::groups(self.layer)[kind], x(self.tape));
         let Some(adapter) = self.adapter.filter(|adapter| adapter.width(kind) > 0) else {
-            linear_backward(self.m, self.weights, group, dy, x, OutMut::bf16(d_x), grads);
+            linear_backward(self.m, self.weights, group, Values::Bf16(dy), x, OutMut::bf16(d_x), grads);
             return;
         };
         let sums = &mut wide[..d_x.len()];
-        linear_backward(self.m, self.weights, group, dy, x, OutMut::f32(sums), grads);
+        linear_backward(self.m, self.weights, group, Values::Bf16(dy), x, OutMut::f32(sums), grads);
         let (place, low) = ((self.layer, kind), &self.tape.adapted[kind]);
         adapter.backward(self.m, place, Values::Bf16(dy), x, low, sums, &mut grads.values, lora, self.dropout);
         self.m.round(sums, d_x);
@@ -335,13 +361,13 @@ fn linear_backward(
     m: &Machine,
     weights: &mut Weights,
     group: Group,
-    dy: &[u16],
+    dy: Values<'_>,
     x: &[u16],
     d_x: OutMut,
     grads: &mut Grads,
 ) {
     let (rows, cols) = group.shape(&m.config);
-    let (t, dy, then) = (x.len() / cols, Values::Bf16(dy), grads.then());
+    let (t, then) = (x.len() / cols, grads.then());
     if let Weights::Trained(arena) = weights {
         let d_w = &mut grads.values[arena.index.group(&m.config, group)];
         let x = Operand::transposed(Values::Bf16(x), cols, t);

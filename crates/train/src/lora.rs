@@ -145,6 +145,11 @@ impl Adapter {
     /// A as PEFT begins, uniform in ±1/√inputs; B zero, so that nothing changes at first.
     pub fn new(config: &Config, settings: &Lora, seed: u64) -> Result<Self, TrainError> {
         settings.check()?;
+        let network = |target: &&Target| matches!(target, Target::Gate | Target::Up | Target::Down);
+        if let Some(target) = settings.targets.iter().find(network).filter(|_| config.experts.is_some()) {
+            let rule = "experts get no adapters; choose among q, k, v, o";
+            return Err(TrainError::Setting { setting: "targets", value: target.module().to_owned(), rule });
+        }
         let rank = settings.rank;
         let (mut len, mut modules, mut layers, mut widths) = (0, Vec::new(), Vec::new(), [0; 4]);
         for layer in 0..config.layers {
@@ -162,7 +167,6 @@ impl Adapter {
                 let (first, mut at) = (len, part.a.end);
                 let mut column = 0;
                 for slot in groups[kind].slots(config) {
-                    let slot = slot(layer);
                     let outputs = slot.shape(config)[0];
                     if let Some(number) = wanted.iter().position(|target| target.slot(layer) == slot) {
                         let a = first + number * rank * inputs..first + (number + 1) * rank * inputs;
@@ -361,7 +365,12 @@ impl Mask {
 
 /// The groups of a layer in the order of their numbers.
 pub(crate) fn groups(layer: usize) -> [Group; 4] {
-    [Group::Attention { layer }, Group::Output { layer }, Group::GateUp { layer }, Group::Down { layer }]
+    [
+        Group::Attention { layer },
+        Group::Output { layer },
+        Group::GateUp { layer, expert: None },
+        Group::Down { layer, expert: None },
+    ]
 }
 
 /// Rows that one task takes.

@@ -5,6 +5,7 @@ use falaj_kernels::{AlignedVec, Packed};
 use falaj_model::Config;
 
 use crate::budget::Budget;
+use crate::decoder::{MixtureScratch, MixtureTape, places};
 use crate::lora::Adapter;
 
 /// Saved by the forward pass. Letters as in [`Config`]; T tokens.
@@ -39,10 +40,11 @@ pub(crate) struct BlockTape {
     pub ffn_normed: AlignedVec<u16>,
     /// (T)
     pub ffn_rstd: AlignedVec<f32>,
-    /// (T, 2F)
+    /// (T, 2F), or (P, 2F) of experts
     pub gate_up: AlignedVec<u16>,
-    /// (T, F)
+    /// (T, F), or (P, F) of experts
     pub inner: AlignedVec<u16>,
+    pub mixture: MixtureTape,
     /// What the adapter's first matrices gave, for each group: (T, modules · rank).
     pub adapted: [AlignedVec<u16>; 4],
 }
@@ -76,7 +78,7 @@ impl BlockTape {
         let mut bits = |len| budget.buffer::<u16>("activations", len);
         let (attention_normed, qkv) = (bits(t * d), bits(t * (heads + 2 * kv_heads) * e));
         let (attended, ffn_normed) = (bits(t * heads * e), bits(t * d));
-        let (gate_up, inner) = (bits(t * 2 * f), bits(t * f));
+        let (gate_up, inner) = (bits(places(config, t) * 2 * f), bits(places(config, t) * f));
         let adapted = std::array::from_fn(|kind| bits(t * adapter.map_or(0, |adapter| adapter.width(kind))));
         let mut floats = |len| budget.buffer::<f32>("activations", len);
         let (attention_rstd, lse, middle, ffn_rstd) = (floats(t), floats(t * heads), floats(t * d), floats(t));
@@ -91,6 +93,7 @@ impl BlockTape {
             ffn_rstd,
             gate_up,
             inner,
+            mixture: MixtureTape::new(config, t, budget),
             adapted,
         }
     }
@@ -115,6 +118,7 @@ pub(crate) struct Scratch {
     pub bits: AlignedVec<u16>,
     pub head: HeadScratch,
     pub lora: LoraScratch,
+    pub mixture: MixtureScratch,
 }
 
 /// For `rows` predictions at a time.
@@ -158,7 +162,11 @@ impl Scratch {
     pub fn new(config: &Config, t: usize, adapter: Option<&Adapter>, budget: &mut Budget) -> Self {
         let &Config { hidden_size: d, heads, kv_heads, head_dim: e, ffn_size: f, vocab_size: v, .. } = config;
         let (qkv, attended) = ((heads + 2 * kv_heads) * e, heads * e);
-        let wide = if adapter.is_some() { qkv.max(2 * f).max(attended).max(d) } else { 0 };
+        let used = places(config, 1);
+        // The adapter is added in f32, so that gate and up pass through here too, and the gradient of what attention gave; so do the
+        // sums of a mixture.
+        let adapted = if adapter.is_some() { qkv.max(2 * f).max(attended).max(d) } else { 0 };
+        let wide = adapted.max(config.experts.map_or(0, |_| (used * f).max(d)));
         let low = (0..4).map(|kind| adapter.map_or(0, |adapter| adapter.width(kind))).max().unwrap_or(0);
         let dropout = adapter.is_some_and(|adapter| adapter.settings.dropout > 0.0);
         let inputs = if dropout { d.max(f).max(attended) } else { 0 };
@@ -167,10 +175,10 @@ impl Scratch {
             d_x: budget.buffer("scratch", t * d),
             d_x_bits: budget.buffer("scratch", t * d),
             d_normed: budget.buffer("scratch", t * d),
-            d_inner: budget.buffer("scratch", t * f),
+            d_inner: budget.buffer("scratch", t * used * f),
             wide: budget.buffer("scratch", t * wide),
             d_attended: budget.buffer("scratch", t * attended),
-            bits: budget.buffer("scratch", t * qkv.max(2 * f)),
+            bits: budget.buffer("scratch", t * qkv.max(used * 2 * f)),
             head: HeadScratch {
                 rows,
                 normed: budget.buffer("scratch", rows * d),
@@ -192,6 +200,7 @@ impl Scratch {
                 dropped: budget.buffer("scratch", t * inputs),
                 d_dropped: budget.buffer("scratch", t * inputs),
             },
+            mixture: MixtureScratch::new(config, t, budget),
         }
     }
 }

@@ -46,6 +46,8 @@ pub struct Trainer {
     /// The weights that preferences hold to.
     pub(crate) reference: Option<AlignedVec<f32>>,
     settings: Settings,
+    /// Of the experts' even use; nothing in a dense model.
+    balance: f32,
     memory: Memory,
 }
 
@@ -106,7 +108,23 @@ impl Trainer {
         let machine = Machine::new(&config, ops, settings.threads, positions);
         let decoder = Decoder { machine, weights, adapter, tape: rooms.tape, scratch: rooms.scratch };
         let (grads, optimizer) = (rooms.grads, rooms.optimizer);
-        Ok(Self { decoder, grads, optimizer, step: 0, reference: None, settings, memory: budget.memory() })
+        Ok(Self {
+            decoder,
+            grads,
+            optimizer,
+            step: 0,
+            reference: None,
+            settings,
+            balance: BALANCE,
+            memory: budget.memory(),
+        })
+    }
+
+    /// By how much the even use of experts counts beside the loss, in every layer; 0: not at all. As it begins it is what Fedus et
+    /// al. 2021, § 2.2 found (0.01). The reported losses are without it.
+    #[must_use]
+    pub fn with_balance(self, balance: f32) -> Self {
+        Self { balance, ..self }
     }
 
     /// What a trainer of `config` would take, without taking it; `base_bytes` are those of a frozen base's files.
@@ -193,7 +211,8 @@ impl Trainer {
     pub(crate) fn fingerprint(&self) -> Digest {
         let Settings { seed, optimization, .. } = &self.settings;
         let lora = self.decoder.adapter.as_ref().map(|adapter| &adapter.settings);
-        Digest::of(format!("{:?} {lora:?} {seed} {optimization:?}", self.config()).as_bytes())
+        let balance = self.config().experts.map(|_| format!(" {}", self.balance)).unwrap_or_default();
+        Digest::of(format!("{:?} {lora:?} {seed} {optimization:?}{balance}", self.config()).as_bytes())
     }
 
     /// The operations' numerics: where they differ, so do the bits.
@@ -222,7 +241,7 @@ impl Trainer {
     }
 
     fn gradients(&mut self, batches: &[MicroBatch], total: f64) -> Result<Tally, TrainError> {
-        let Self { decoder, grads, step, settings, .. } = self;
+        let Self { decoder, grads, step, settings, balance, .. } = self;
         grads.clear(&decoder.machine);
         let mut tally = Tally::default();
         let mut first_token = 0;
@@ -230,6 +249,7 @@ impl Trainer {
             let dropout = Dropout { seed: settings.seed, step: *step, first_token };
             decoder.forward(batch, Some(&dropout));
             decoder.head(batch, &batch.weights, total, Some(grads), &mut tally, None);
+            decoder.scratch.mixture.balance = *balance * (batch.weight() / total) as f32;
             decoder.backward(batch, grads, Some(&dropout));
             first_token += batch.len() as u64;
         }
@@ -314,6 +334,9 @@ impl Trainer {
         if total > 0.0 { Ok(total) } else { Err(TrainError::NothingToLearn { step: self.step }) }
     }
 }
+
+/// Source: Fedus et al. 2021, § 2.2.
+const BALANCE: f32 = 0.01;
 
 /// All buffers but the weights.
 struct Rooms {

@@ -33,7 +33,7 @@ impl Frozen {
 
     /// The room of the largest group.
     pub fn count(config: &Config, budget: &mut Budget) -> AlignedVec<f32> {
-        let groups = crate::lora::groups(0).into_iter().chain([Group::Head]);
+        let groups = crate::lora::groups(0).into_iter().chain([Group::Head, Group::Router { layer: 0 }]);
         let sizes = groups.map(|group| {
             let (rows, cols) = group.shape(config);
             rows * cols
@@ -69,7 +69,7 @@ impl Weights {
             Weights::Frozen(Frozen { config, params, group: values }) => {
                 let mut len = 0;
                 for slot in group.slots(config) {
-                    let Some(weight) = params.matrix(slot(group.layer())) else { continue };
+                    let Some(weight) = params.matrix(slot) else { continue };
                     let (cols, start) = (weight.cols(), len);
                     len += weight.rows() * cols;
                     m.pool.chunks([(&mut values[start..len], ROWS * cols)], |chunk, [out]| {

@@ -8,6 +8,7 @@ mod gradients;
 mod jobs;
 mod learning;
 mod lora;
+mod mixture;
 mod recipes;
 mod reference;
 mod seeds;

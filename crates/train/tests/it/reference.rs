@@ -8,13 +8,16 @@ use falaj_train::{Arena, MicroBatch};
 #[derive(Clone)]
 pub struct Reference {
     config: Config,
+    /// By how much the experts' even use counts.
+    pub balance: f64,
     pub parameters: Vec<(Slot, Vec<f64>)>,
 }
 
 impl Reference {
     pub fn of(arena: &Arena) -> Self {
         let values = |slot| arena.get(slot).iter().map(|value| f64::from(*value)).collect();
-        Self { config: arena.config().clone(), parameters: arena.slots().map(|slot| (slot, values(slot))).collect() }
+        let parameters = arena.slots().map(|slot| (slot, values(slot))).collect();
+        Self { config: arena.config().clone(), balance: 0.0, parameters }
     }
 
     fn get(&self, slot: Slot) -> &[f64] {
@@ -23,7 +26,13 @@ impl Reference {
 
     /// Logits of every token: (T, V).
     pub fn logits(&self, batch: &MicroBatch) -> Vec<Vec<f64>> {
-        let &Config { hidden_size: d, heads, kv_heads, head_dim: e, ffn_size: f, layers, .. } = &self.config;
+        self.logits_and_routes(batch).0
+    }
+
+    /// And the router's logits of each layer, (T, X).
+    fn logits_and_routes(&self, batch: &MicroBatch) -> (Vec<Vec<f64>>, Vec<Vec<Vec<f64>>>) {
+        let &Config { hidden_size: d, heads, kv_heads, head_dim: e, layers, .. } = &self.config;
+        let mut all_routes = Vec::new();
         let embedding = self.get(Slot::Embedding);
         let mut x: Vec<Vec<f64>> = batch.tokens.iter().map(|t| embedding[*t as usize * d..][..d].to_vec()).collect();
         for layer in 0..layers {
@@ -55,17 +64,68 @@ impl Reference {
             }
             add(&mut x, &linear(&attended, self.get(Slot::Output { layer }), heads * e));
             let normed = self.norm(&x, Slot::FfnNorm { layer });
-            let gate = linear(&normed, self.get(Slot::Gate { layer, expert: None }), d);
-            let up = linear(&normed, self.get(Slot::Up { layer, expert: None }), d);
-            let inner: Vec<Vec<f64>> = gate
-                .iter()
-                .zip(&up)
-                .map(|(gate, up)| gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect())
-                .collect();
-            add(&mut x, &linear(&inner, self.get(Slot::Down { layer, expert: None }), f));
+            match self.config.experts {
+                None => add(&mut x, &self.network(&normed, layer, None)),
+                Some(experts) => {
+                    let all: Vec<_> = (0..experts.count).map(|e| self.network(&normed, layer, Some(e))).collect();
+                    let routes = self.routes(&normed, layer);
+                    for (t, routes) in routes.iter().enumerate() {
+                        let best = chosen(routes, experts.used);
+                        let weights = softmax(&best.iter().map(|expert| routes[*expert]).collect::<Vec<_>>());
+                        for (expert, weight) in best.into_iter().zip(weights) {
+                            x[t].iter_mut().zip(&all[expert][t]).for_each(|(x, y)| *x += weight * y);
+                        }
+                    }
+                    all_routes.push(routes);
+                }
+            }
         }
         let head = if self.config.tied_head { Slot::Embedding } else { Slot::Head };
-        linear(&self.norm(&x, Slot::Norm), self.get(head), d)
+        (linear(&self.norm(&x, Slot::Norm), self.get(head), d), all_routes)
+    }
+
+    fn network(&self, normed: &[Vec<f64>], layer: usize, expert: Option<usize>) -> Vec<Vec<f64>> {
+        let &Config { hidden_size: d, ffn_size: f, .. } = &self.config;
+        let gate = linear(normed, self.get(Slot::Gate { layer, expert }), d);
+        let up = linear(normed, self.get(Slot::Up { layer, expert }), d);
+        let inner: Vec<Vec<f64>> = gate
+            .iter()
+            .zip(&up)
+            .map(|(gate, up)| gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect())
+            .collect();
+        linear(&inner, self.get(Slot::Down { layer, expert }), f)
+    }
+
+    fn routes(&self, normed: &[Vec<f64>], layer: usize) -> Vec<Vec<f64>> {
+        linear(normed, self.get(Slot::Router { layer }), self.config.hidden_size)
+    }
+
+    /// How far apart the last chosen and the first not chosen expert lie, at least: choices do not change within that.
+    pub fn closest_choice(&self, batch: &MicroBatch) -> f64 {
+        let used = self.config.experts.unwrap().used;
+        let (_, routes) = self.logits_and_routes(batch);
+        routes.iter().flatten().fold(f64::MAX, |least, routes| {
+            let mut sorted = routes.clone();
+            sorted.sort_by(|a, b| b.total_cmp(a));
+            least.min(sorted[used - 1] - sorted[used])
+        })
+    }
+
+    /// The sum over layers of X Σ f P: f an expert's share of the choices, P its mean probability.
+    pub fn imbalance(&self, batch: &MicroBatch) -> f64 {
+        let experts = self.config.experts.unwrap();
+        let (_, layers) = self.logits_and_routes(batch);
+        let of_layer = |routes: &Vec<Vec<f64>>| {
+            let (mut shares, mut means) = (vec![0.0; experts.count], vec![0.0; experts.count]);
+            for routes in routes {
+                chosen(routes, experts.used).into_iter().for_each(|expert| shares[expert] += 1.0);
+                means.iter_mut().zip(softmax(routes)).for_each(|(mean, p)| *mean += p);
+            }
+            let t = routes.len() as f64;
+            let terms = shares.iter().zip(&means).map(|(share, mean)| share / (t * experts.used as f64) * mean / t);
+            experts.count as f64 * terms.sum::<f64>()
+        };
+        layers.iter().map(of_layer).sum()
     }
 
     /// −ln p(target) of each token.
@@ -78,7 +138,8 @@ impl Reference {
     pub fn loss(&self, batch: &MicroBatch) -> f64 {
         let losses = self.losses(batch);
         let sum: f64 = losses.iter().zip(&batch.weights).map(|(loss, weight)| loss * f64::from(*weight)).sum();
-        sum / batch.weight()
+        let balance = if self.balance == 0.0 { 0.0 } else { self.balance * self.imbalance(batch) };
+        sum / batch.weight() + balance
     }
 
     pub fn set_layout(&mut self, layout: RopeLayout) {
@@ -132,6 +193,15 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 
 fn add(x: &mut [Vec<f64>], y: &[Vec<f64>]) {
     x.iter_mut().zip(y).for_each(|(x, y)| x.iter_mut().zip(y).for_each(|(x, y)| *x += y));
+}
+
+/// The `used` largest, the lower number first among equals, ascending.
+fn chosen(routes: &[f64], used: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..routes.len()).collect();
+    order.sort_by(|a, b| routes[*b].total_cmp(&routes[*a]).then(a.cmp(b)));
+    order.truncate(used);
+    order.sort_unstable();
+    order
 }
 
 pub fn softmax(x: &[f64]) -> Vec<f64> {

@@ -69,6 +69,12 @@ pub enum Command {
     /// Measure what a model can do on suites of questions
     #[command(after_help = EVAL_EXAMPLES)]
     Eval(Eval),
+    /// Try a site's policies before they take effect
+    #[command(after_help = POLICY_EXAMPLES)]
+    Policy {
+        #[command(subcommand)]
+        command: PolicyCommand,
+    },
     /// Look at the configuration
     Config {
         #[command(subcommand)]
@@ -316,6 +322,45 @@ pub struct Eval {
 }
 
 #[derive(Subcommand)]
+pub enum PolicyCommand {
+    /// Validate policies together with those of every site, and list them
+    Check {
+        /// Files of Cedar policies
+        policies: Vec<PathBuf>,
+    },
+    /// Decide cases, and tell those that come out otherwise than expected
+    Test {
+        /// Cases, one JSON object a line: a question, what to expect, and by which policy
+        cases: PathBuf,
+        /// The site that the questions are about, as JSON
+        #[arg(long, value_name = "FILE")]
+        world: PathBuf,
+        /// The site's own policies; repeatable
+        #[arg(long, value_name = "FILE")]
+        policies: Vec<PathBuf>,
+        /// Keep what was decided, one record a line
+        #[arg(long, value_name = "FILE")]
+        records: Option<PathBuf>,
+    },
+    /// Tell which recorded decisions would be others under these policies
+    Diff {
+        /// Records, one a line
+        records: PathBuf,
+        /// The site's own policies; repeatable
+        #[arg(long, value_name = "FILE")]
+        policies: Vec<PathBuf>,
+    },
+    /// Say what recorded decisions were made from, and make them again
+    Explain {
+        /// Records, one a line
+        records: PathBuf,
+        /// The policies that they were made under; repeatable
+        #[arg(long, value_name = "FILE")]
+        policies: Vec<PathBuf>,
+    },
+}
+
+#[derive(Subcommand)]
 pub enum ConfigCommand {
     /// Print each setting, its value and where it came from
     #[command(after_help = CONFIG_EXAMPLES)]
@@ -421,6 +466,15 @@ Examples:
   falaj model export my-model ./my-model.gguf --format q8_0
   falaj model inspect my-model
   falaj model verify";
+
+const POLICY_EXAMPLES: &str = "\
+Examples:
+  falaj policy check night.cedar
+  falaj policy test cases.jsonl --world world.json --policies night.cedar --records decided.jsonl
+  falaj policy diff decided.jsonl --policies stricter.cedar
+  falaj policy explain decided.jsonl --policies night.cedar
+
+Policies are written in Cedar, each with @id(\"name\"); what they can read is in crates/govern/policies/site.cedarschema.";
 
 const OPTIMIZE_EXAMPLES: &str = "\
 Examples:

@@ -24,6 +24,7 @@ mod optimize;
 mod outline;
 mod output;
 mod pace;
+mod policy;
 mod progress;
 mod run;
 mod serving;
@@ -58,6 +59,7 @@ fn execute(args: args::Args) -> Outcome {
         Command::Job { command } => job::job(&context, &command),
         Command::Data { command } => data::data(&context, &command),
         Command::Eval(options) => eval::eval(&context, &options),
+        Command::Policy { command } => policy::policy(&context, &command),
         Command::Config { command: ConfigCommand::Show } => config::show(&context),
         Command::Doctor(options) => doctor::doctor(&context, &options),
     }

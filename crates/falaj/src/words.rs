@@ -40,9 +40,14 @@ pub fn set(lang: Lang) {
     let _ = LANG.set(lang);
 }
 
+/// English until [`set`] was called.
+pub fn lang() -> Lang {
+    LANG.get().copied().unwrap_or(Lang::En)
+}
+
 impl Word {
     pub fn text(self) -> &'static str {
-        self.texts()[LANG.get().copied().unwrap_or(Lang::En) as usize]
+        self.texts()[lang() as usize]
     }
 
     /// `{0}`, `{1}`… replaced, in one pass: what is filled in is not searched again.
@@ -590,6 +595,31 @@ words! {
     EvalCertain: "differs", "diffère", "يختلف";
     EvalUncertain: "not told apart", "non départagé", "غير محسوم";
     EvalWritten: "written to `{0}`", "écrit dans `{0}`", "كُتب في `{0}`";
+
+    // Policies
+    PolicyFits: "{0} policies fit; SHA-256 {1}", "{0} politiques conviennent ; SHA-256 {1}", "{0} من السياسات صالحة؛ `SHA-256 {1}`";
+    PolicyWarning: "odd: {0}", "curieux : {0}", "غريب: {0}";
+    PolicyBad: "the policies cannot be used: {0}", "les politiques ne peuvent servir : {0}", "لا يمكن استعمال السياسات: {0}";
+    PolicyBadNext:
+        "what policies can read is in `crates/govern/policies/site.cedarschema`",
+        "ce que les politiques peuvent lire est dans `crates/govern/policies/site.cedarschema`",
+        "ما تستطيع السياسات قراءته مذكور في `crates/govern/policies/site.cedarschema`";
+    PolicyWorld: "the world", "le monde", "العالم";
+    PolicyPermitted: "permitted", "permis", "مسموح";
+    PolicyDenied: "denied", "refusé", "مرفوض";
+    PolicyWrong: "{0}: {1} ({2})", "{0} : {1} ({2})", "`{0}`: {1} (`{2}`)";
+    PolicyTestsFailed: "{0} of {1} cases as expected", "{0} cas sur {1} comme attendu", "{0} من {1} حالة كما هو متوقع";
+    PolicyTestsNext:
+        "change the policies, or the cases that are told above",
+        "changez les politiques, ou les cas cités plus haut",
+        "غيّر السياسات أو الحالات المذكورة أعلاه";
+    PolicyTestsPassed: "all {0} cases as expected", "les {0} cas comme attendu", "كل الحالات ({0}) كما هو متوقع";
+    PolicyChange: "{0}: {1}: {2}, would be {3}", "{0} : {1} : {2}, serait {3}", "`{0}`: `{1}`: {2}، وستصبح {3}";
+    PolicyChanged: "{0} of {1} decisions would be others", "{0} décisions sur {1} seraient autres", "ستتغير {0} من {1} قرارًا";
+    PolicyRemedy: "  what helps: {0}", "  ce qui aide : {0}", "  ما العمل: {0}";
+    PolicyVerified: "  made again: the same", "  refaite : la même", "  أُعيد اتخاذه: القرار نفسه";
+    PolicyForged: "  made again: NOT the same", "  refaite : PAS la même", "  أُعيد اتخاذه: ليس القرار نفسه";
+    PolicyUnverified: "  not made again: {0}", "  non refaite : {0}", "  لم يُعَد اتخاذه: {0}";
 
     // Doctor
     DoctorCpu: "CPU", "processeur", "المعالج";

@@ -8,6 +8,7 @@ mod data;
 mod drafts;
 mod eval;
 mod models;
+mod policy;
 mod pull;
 mod run;
 mod site;

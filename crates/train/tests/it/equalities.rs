@@ -1,5 +1,6 @@
 //! What must hold to the last bit: packing, accumulation and threads change nothing.
 
+use falaj_model::Config;
 use falaj_train::{MicroBatch, Settings, Trainer};
 
 use crate::small::{batch, config, settings, trainer};
@@ -34,6 +35,21 @@ fn accumulation_equals_the_large_batch() {
         assert_eq!(a, b);
     }
     assert_eq!(weights(&small), weights(&large));
+}
+
+#[test]
+fn nothing_of_the_last_step_stays_in_the_gradients() {
+    for tied_head in [true, false] {
+        let config = Config { tied_head, ..config() };
+        let loud = batch(&config, &[10], 10, 3);
+        let mut silent = batch(&config, &[3, 9], 12, 2);
+        silent.weights.fill(0.0);
+        let mut trainer = trainer(&config, settings(36));
+        let alone = trainer.gradients_of(std::slice::from_ref(&loud)).unwrap().1.to_vec();
+        // What was there is stored over, also where the first micro-batch teaches the head nothing.
+        trainer.gradients_of(&[batch(&config, &[7, 5], 14, 1)]).unwrap();
+        assert_eq!(trainer.gradients_of(&[silent, loud]).unwrap().1, alone, "{tied_head}");
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use crate::bench::ours::Measure;
 use crate::command;
 
-/// The version that is measured, as `trainers/torch` uses it too.
+/// The version that is measured.
 pub const PACKAGE: &str = "torch==2.15.0";
 
 pub struct Torch {

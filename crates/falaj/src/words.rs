@@ -607,14 +607,14 @@ words! {
     PolicyWorld: "the world", "le monde", "العالم";
     PolicyPermitted: "permitted", "permis", "مسموح";
     PolicyDenied: "denied", "refusé", "مرفوض";
-    PolicyWrong: "{0}: {1} ({2})", "{0} : {1} ({2})", "`{0}`: {1} (`{2}`)";
+    PolicyWrong: "{0}: {1} ({2})", "{0} : {1} ({2})", "`{0}`: القرار {1} (`{2}`)";
     PolicyTestsFailed: "{0} of {1} cases as expected", "{0} cas sur {1} comme attendu", "{0} من {1} حالة كما هو متوقع";
     PolicyTestsNext:
         "change the policies, or the cases that are told above",
         "changez les politiques, ou les cas cités plus haut",
         "غيّر السياسات أو الحالات المذكورة أعلاه";
     PolicyTestsPassed: "all {0} cases as expected", "les {0} cas comme attendu", "كل الحالات ({0}) كما هو متوقع";
-    PolicyChange: "{0}: {1}: {2}, would be {3}", "{0} : {1} : {2}, serait {3}", "`{0}`: `{1}`: {2}، وستصبح {3}";
+    PolicyChange: "{0}: {1}: {2}, would be {3}", "{0} : {1} : {2}, serait {3}", "`{0}`: `{1}`: {2}، وسيصبح {3}";
     PolicyChanged: "{0} of {1} decisions would be others", "{0} décisions sur {1} seraient autres", "ستتغير {0} من {1} قرارًا";
     PolicyRemedy: "  what helps: {0}", "  ce qui aide : {0}", "  ما العمل: {0}";
     PolicyVerified: "  made again: the same", "  refaite : la même", "  أُعيد اتخاذه: القرار نفسه";

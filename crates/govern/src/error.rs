@@ -19,6 +19,6 @@ pub enum Error {
     World(String),
     #[error("the policies could not be evaluated: {0}")]
     Evaluation(String),
-    #[error("the record's {0} does not say what its decision was made from")]
-    Record(&'static str),
+    #[error("it was made under other policies, those of SHA-256 {recorded}; name these to make it again")]
+    OtherPolicies { recorded: String },
 }

@@ -65,7 +65,7 @@ impl Record {
     /// As [`Record::again`]; other policies than those that it was made under.
     pub fn verify(&self, policies: &Policies) -> Result<bool, Error> {
         if policies.digest().to_string() != self.policies {
-            return Err(Error::Record("policies"));
+            return Err(Error::OtherPolicies { recorded: self.policies.clone() });
         }
         Ok(self.again(policies)? == (self.permitted, self.deciding.clone()))
     }

@@ -22,7 +22,7 @@ fn site(name: &str) -> Site {
     fs::write(site.path("world.json"), world.to_string()).unwrap();
     fs::write(site.path("night.cedar"), NIGHT).unwrap();
     let case = |actor: &str, action: &str, expect: &str, by: &str| {
-        let question = json!({"actor": actor, "action": action, "target": {"artifact": "model"}, "purpose": "test", "class": "public"});
+        let question = json!({"actor": actor, "action": action, "target": {"artifact": "model"}, "purpose": "test", "class": "internal"});
         format!("{}\n", json!({"question": question, "expect": expect, "by": by, "time": 1_795_429_200}))
     };
     let cases = [

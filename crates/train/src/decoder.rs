@@ -250,10 +250,10 @@ impl Block<'_> {
         let normed = &mut tape.ffn_normed[..t * d];
         m.norm(middle, weights.norm(Slot::FfnNorm { layer }), normed, &mut tape.ffn_rstd[..t]);
         if let Some(experts) = m.config.experts {
-            let out = out.map(|out| {
+            let mut out = out;
+            if let Some(out) = &mut out {
                 out.copy_from_slice(middle);
-                out
-            });
+            }
             mixture::forward(m, weights, (layer, experts), tape, t, out, &mut s.mixture);
             return;
         }

@@ -63,6 +63,13 @@ impl Cache {
         }
     }
 
+    /// Forgets everything: answers keep alive the world that they were made from.
+    pub fn clear(&self) {
+        for part in &self.parts {
+            *part.lock().unwrap_or_else(PoisonError::into_inner) = Part::default();
+        }
+    }
+
     fn part(&self, hash: u64) -> Option<&Mutex<Part>> {
         // The map uses the hash's low and top bits; parts are told apart by others.
         self.parts.get((hash >> 32) as usize % PARTS)

@@ -11,6 +11,7 @@ use crate::world::{Actor, Grant, World};
 use cedar_policy::{Authorizer, Context, Entities, EntityUid, Request};
 use falaj_artifact::Digest;
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
@@ -76,6 +77,7 @@ impl Gate {
         // Of two that are made at once the later one stays.
         if state.epoch.world > held.epoch.world {
             *held = state;
+            self.cache.clear();
         }
         Ok(held.epoch)
     }
@@ -111,19 +113,6 @@ impl Permit {
     pub fn grant(&self) -> Option<&str> {
         self.0.grant.as_deref()
     }
-
-    pub fn epoch(&self) -> Epoch {
-        self.0.state.epoch
-    }
-
-    /// SHA-256 of [`Permit::record`], canonically written.
-    pub fn digest(&self) -> Digest {
-        self.0.digest()
-    }
-
-    pub fn record(&self) -> Record {
-        self.0.record()
-    }
 }
 
 impl Denial {
@@ -137,22 +126,30 @@ impl Denial {
         let policy = self.policy();
         self.0.state.policies.remedy(policy, language).unwrap_or_else(|| missing(policy, language))
     }
+}
 
-    pub fn epoch(&self) -> Epoch {
-        self.0.state.epoch
+impl Deref for Permit {
+    type Target = Answer;
+
+    fn deref(&self) -> &Answer {
+        &self.0
     }
+}
 
-    pub fn digest(&self) -> Digest {
-        self.0.digest()
-    }
+impl Deref for Denial {
+    type Target = Answer;
 
-    pub fn record(&self) -> Record {
-        self.0.record()
+    fn deref(&self) -> &Answer {
+        &self.0
     }
 }
 
 impl Answer {
-    fn record(&self) -> Record {
+    pub fn epoch(&self) -> Epoch {
+        self.state.epoch
+    }
+
+    pub fn record(&self) -> Record {
         Record::new(
             &self.question,
             &self.state.world,
@@ -163,7 +160,8 @@ impl Answer {
         )
     }
 
-    fn digest(&self) -> Digest {
+    /// SHA-256 of [`Answer::record`], canonically written.
+    pub fn digest(&self) -> Digest {
         *self.digest.get_or_init(|| self.record().digest())
     }
 }
@@ -414,5 +412,25 @@ impl Verdict {
 
     fn missing(word: &str) -> Self {
         Self { permitted: false, deciding: vec![word.to_owned()], grant: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::question::Action;
+
+    #[test]
+    fn a_world_that_was_replaced_is_let_go() {
+        let site = r#"{"site": {"id": "s", "operator": "o", "country": "MA", "operator_country": "MA"},
+            "organisations": {"o": {"country": "MA"}}, "workspaces": {}, "actors": {}}"#;
+        let world: World = serde_json::from_str(site).unwrap();
+        let gate = Gate::new(Policies::built_in().unwrap(), world.clone()).unwrap();
+        let (target, purpose) = (Target::Site, "test".into());
+        let (action, class, label) = (Action::Audit, crate::Class::Public, None);
+        gate.decide(&Question { actor: "nobody".into(), action, target, purpose, class, label }, 0);
+        let old = Arc::downgrade(&gate.state());
+        gate.replace(Policies::built_in().unwrap(), world).unwrap();
+        assert!(old.upgrade().is_none(), "a remembered answer holds it");
     }
 }

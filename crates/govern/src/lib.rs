@@ -16,7 +16,7 @@ mod record;
 mod world;
 
 pub use error::Error;
-pub use gate::{Decision, Denial, Epoch, Gate, Permit};
+pub use gate::{Answer, Decision, Denial, Epoch, Gate, Permit};
 pub use policies::{Language, Policies};
 pub use question::{Action, Label, Question, Target};
 pub use record::Record;

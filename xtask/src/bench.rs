@@ -1,10 +1,12 @@
 //! `cargo xtask bench WHAT`: measurements against what people would run otherwise. Every bench has one form: rows of
 //! `case, ours, peer, ratio, limit_share`, measured by turns in one run (`turns.rs`), with a guard against other
 //! processes (`meter.rs`), printed as a table and written as JSON (`rows.rs`), drawn as SVG (`plot.rs`).
-//! What is measured is in `bench/engine.rs` and `bench/train.rs`. No test depends on a timing.
+//! What is measured is in `bench/engine.rs`, `bench/train.rs`, `bench/govern.rs` and `bench/gateway.rs`. No test depends on a timing.
 
 mod engine;
+pub mod gateway;
 mod gguf;
+mod govern;
 mod load;
 mod machine;
 mod meter;
@@ -20,12 +22,14 @@ mod turns;
 use anyhow::{Context, Result, bail};
 
 pub fn run(args: &[String]) -> Result<()> {
-    let (what, rest) = args.split_first().context("bench what? there are `engine` and `train`")?;
+    let (what, rest) = args.split_first().context("bench what? there are `engine`, `train`, `govern` and `gateway`")?;
     let options = Options::parse(rest)?;
     match what.as_str() {
         "engine" => engine::run(&options),
         "train" => train::run(&options),
-        other => bail!("no bench `{other}`; there are `engine` and `train`"),
+        "govern" => govern::run(&options),
+        "gateway" => gateway::run(&options),
+        other => bail!("no bench `{other}`; there are `engine`, `train`, `govern` and `gateway`"),
     }
 }
 

@@ -79,6 +79,8 @@ const SUITES: &[Suite] = &[
     Suite { name: "langchain", runner: Runner::Pytest(&["test_langchain.py"]) },
     Suite { name: "lm-eval", runner: Runner::Pytest(&["test_lm_eval.py"]) },
     Suite { name: "node", runner: Runner::Node },
+    // Last: it deletes what it can.
+    Suite { name: "openapi", runner: Runner::Pytest(&["test_openapi.py"]) },
 ];
 
 impl Suite {

@@ -5,6 +5,7 @@
 mod bench;
 mod clients;
 mod command;
+mod debian;
 mod fuzz;
 mod golden;
 mod http;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         "fuzz" => fuzz::run(rest),
         "soak" => soak::run(rest),
         "bench" => bench::run(rest),
+        "gateway-side" => bench::gateway::side(rest),
         "golden" => golden::run(rest),
         "seed-data" => seed::run(rest),
         "seed-curves" => seed::curves::run(rest),
@@ -66,9 +68,9 @@ Usage: cargo xtask TASK
         Fuzzes one target, or each in turn, for N seconds (60). `--list` prints them.
   soak [--streams 64] [--minutes 5] [--seed 1] [--dev]
         Drives the built server with concurrent streams and random disconnects; checks errors, memory and pages.
-  bench engine|train [--quick] [--cases PATTERN,...] [--no-peer] [--again] [--list | --prepare | --plot]
-        Measures the engine against llama.cpp, or the trainer against PyTorch, by turns; builds what it needs below
-        target/bench. Cases that the same programs ran already are left out, unless --again; --prepare builds and makes
+  bench engine|train|govern|gateway [--quick] [--cases PATTERN,...] [--no-peer] [--again] [--list | --prepare | --plot]
+        Measures the engine against llama.cpp, the trainer against PyTorch, decisions and the ledger against what is asked
+        of them, or attached engines against other gateways, by turns; builds what it needs below target/bench. Cases that the same programs ran already are left out, unless --again; --prepare builds and makes
         models only; --plot draws docs/performance and writes its tables.
   seed-data --books DIR --out DIR [--seed 1] [--count 240000] [--each 40]
         Writes what falaj-seed is trained on, and development suites; prints their digests. DIR of the books holds en.txt,

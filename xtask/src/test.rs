@@ -5,12 +5,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::{clients, command, tidy};
+use crate::{clients, command, debian, tidy};
 
 pub fn run(args: &[String]) -> Result<()> {
     let options = Options::parse(args)?;
     let started = Instant::now();
     let mut report = Report::default();
+    if options.wants("unit") {
+        for (step, why) in debian::missing() {
+            report.not_run(step, &why);
+        }
+    }
     for &(name, step) in STEPS {
         if options.wants(name) {
             report.record(name, step);

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use falaj_artifact::Verified;
-use falaj_engine::{AdapterHandle, Engine, EngineOptions, Event, Request, Sampling};
+use falaj_engine::{AdapterHandle, Engine, EngineOptions, Event, Request, Sampling, Tenant};
 use falaj_kernels::Isa;
 use falaj_model::LoadOptions;
 use falaj_model::synthetic::AdapterSample;
@@ -71,6 +71,7 @@ fn decode(engine: &Engine, options: &Options, adapters: &[AdapterHandle]) -> Res
             stop_tokens: Vec::new(),
             min_tokens: 0,
             constraint: None,
+            tenant: Tenant::default(),
             cache_salt: 0,
             adapter: adapters.get(number).cloned(),
             logprobs: None,

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use falaj_artifact::{Digest, ModelFiles, Verified};
-use falaj_engine::{Engine, EngineOptions, Event, Request, Sampling};
+use falaj_engine::{Engine, EngineOptions, Event, Request, Sampling, Tenant};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
@@ -93,6 +93,7 @@ fn read(engine: &Engine, prompt: Vec<u32>, out: usize, temperature: f32) -> (Dur
         stop_tokens: Vec::new(),
         min_tokens: 0,
         constraint: None,
+        tenant: Tenant::default(),
         cache_salt: 0,
         adapter: None,
         logprobs: None,

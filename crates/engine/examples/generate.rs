@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use falaj_artifact::Verified;
 use falaj_artifact::gguf::Gguf;
-use falaj_engine::{Engine, EngineOptions, Event, Request, Sampling};
+use falaj_engine::{Engine, EngineOptions, Event, Request, Sampling, Tenant};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -78,6 +78,7 @@ fn generate(engine: &Engine, prompt: &[u32], max_tokens: u32, run: u64) -> Resul
         stop_tokens: Vec::new(),
         min_tokens: 0,
         constraint: None,
+        tenant: Tenant::default(),
         cache_salt: run,
         adapter: None,
         logprobs: None,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use falaj_artifact::Verified;
-use falaj_engine::{Engine, EngineOptions, Event, Request, Sampling};
+use falaj_engine::{Engine, EngineOptions, Event, Request, Sampling, Tenant};
 use falaj_kernels::{Isa, KvFormat, Pool, probe};
 use falaj_model::{Batch, KvCache, LoadOptions, Model, PAGE_TOKENS, Want, Workspace};
 
@@ -175,6 +175,7 @@ fn generate(
             stop_tokens: Vec::new(),
             min_tokens: 0,
             constraint: None,
+            tenant: Tenant::default(),
             cache_salt: salt,
             adapter: None,
             logprobs: None,

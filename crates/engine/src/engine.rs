@@ -9,12 +9,15 @@ use std::sync::atomic::AtomicU32;
 use falaj_artifact::Digest;
 use falaj_kernels::Pool;
 use falaj_model::{Batch, Config, KvCache, Model, ModelError, PAGE_TOKENS, Want, Workspace};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::adapters::AdapterHandle;
 use crate::generation::Generation;
 use crate::prefix_store::PrefixStore;
-use crate::request::{Choice, EngineOptions, MOST_LOGPROBS, Request, ScoreRequest, Scores, Stream, SubmitError};
+use crate::reply::{CpuTime, Reply};
+use crate::request::{
+    Choice, EngineOptions, MOST_LOGPROBS, Request, ScoreRequest, Scores, Stream, SubmitError, Tenant,
+};
 use crate::sampling::Seen;
 use crate::scheduler::Scheduler;
 use crate::sequence::{Pooling, Scoring, Sequence, Work};
@@ -156,7 +159,8 @@ impl Engine {
         let mut generation = |choice: Choice| {
             let (sender, events) = mpsc::channel(EVENTS);
             let cached = Arc::new(AtomicU32::new(0));
-            streams.push(Stream { events, cached: Arc::clone(&cached) });
+            let cpu = CpuTime::default();
+            streams.push(Stream { events, cached: Arc::clone(&cached), cpu: cpu.clone() });
             let mut sampling = request.sampling.clone();
             sampling.seed = choice.seed;
             Generation {
@@ -169,6 +173,7 @@ impl Engine {
                 seen: seen.clone_with_room(max_tokens),
                 generated: 0,
                 cached_tokens: cached,
+                cpu,
                 events: sender,
                 siblings: Vec::new(),
                 proposed: Vec::with_capacity(MOST_PROPOSED),
@@ -184,8 +189,9 @@ impl Engine {
         let mut tokens = request.prompt;
         tokens.reserve_exact(max_tokens);
         let requests = streams.len();
-        let id = self.handle.shared.enqueue(requests, |id| {
-            let mut sequence = Sequence::new(id, tokens, salt, Work::Generate(first)).with(adapter);
+        let tenant = request.tenant;
+        let id = self.handle.shared.enqueue(tenant, requests, |id| {
+            let mut sequence = Sequence::new(id, tokens, salt, Work::Generate(first)).with(tenant, adapter);
             sequence.pin = pin;
             sequence
         })?;
@@ -195,7 +201,7 @@ impl Engine {
 
     /// Queues the embedding of `tokens`: the mean over positions of the normed last hidden state, (D), not normalised to
     /// length 1. The error in the reply says what failed. `salt` separates tenants, as in [`Request::cache_salt`];
-    /// `adapter` is as in [`Request::adapter`].
+    /// `tenant` and `adapter` are as in [`Request`].
     ///
     /// # Errors
     /// As [`Engine::submit`].
@@ -203,14 +209,16 @@ impl Engine {
         &self,
         tokens: Vec<u32>,
         salt: u64,
+        tenant: Tenant,
         adapter: Option<&AdapterHandle>,
-    ) -> Result<oneshot::Receiver<Result<Vec<f32>, String>>, SubmitError> {
+    ) -> Result<Reply<Vec<f32>>, SubmitError> {
         let prompt_tokens = tokens.len();
         self.check_prompt(&tokens, 0)?;
         let (adapter, salt) = self.adapter(adapter, salt)?;
-        let (sender, reply) = oneshot::channel();
-        let pooling = Pooling { sum: Vec::new(), pooled: 0, reply: Some(sender) };
-        self.handle.shared.enqueue(1, |id| Sequence::new(id, tokens, salt, Work::Embed(pooling)).with(adapter))?;
+        let (sender, reply, cpu) = Reply::new();
+        let pooling = Pooling { sum: Vec::new(), pooled: 0, cpu, reply: Some(sender) };
+        let sequence = |id| Sequence::new(id, tokens, salt, Work::Embed(pooling)).with(tenant, adapter);
+        self.handle.shared.enqueue(tenant, 1, sequence)?;
         Stats::add(&self.handle.shared.stats.prompt_tokens, prompt_tokens);
         Ok(reply)
     }
@@ -221,12 +229,12 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::submit`].
-    pub fn score(&self, request: ScoreRequest) -> Result<oneshot::Receiver<Result<Scores, String>>, SubmitError> {
-        let ScoreRequest { mut tokens, first, top, cache_salt, adapter } = request;
+    pub fn score(&self, request: ScoreRequest) -> Result<Reply<Scores>, SubmitError> {
+        let ScoreRequest { mut tokens, first, top, tenant, cache_salt, adapter } = request;
         self.check_prompt(&tokens, 0)?;
         let (adapter, salt) = self.adapter(adapter.as_ref(), cache_salt)?;
         let prompt_tokens = tokens.len();
-        let (sender, reply) = oneshot::channel();
+        let (sender, reply, cpu) = Reply::new();
         let last = match tokens.pop() {
             Some(last) if first.max(1) < prompt_tokens => last,
             _ => {
@@ -240,9 +248,11 @@ impl Engine {
             top: top.min(MOST_LOGPROBS),
             scores: Scores::default(),
             failure: None,
+            cpu,
             reply: Some(sender),
         };
-        self.handle.shared.enqueue(1, |id| Sequence::new(id, tokens, salt, Work::Score(scoring)).with(adapter))?;
+        let sequence = |id| Sequence::new(id, tokens, salt, Work::Score(scoring)).with(tenant, adapter);
+        self.handle.shared.enqueue(tenant, 1, sequence)?;
         Stats::add(&self.handle.shared.stats.prompt_tokens, prompt_tokens);
         Ok(reply)
     }
@@ -422,6 +432,7 @@ mod tests {
                 stop_tokens: Vec::new(),
                 min_tokens: 0,
                 constraint: None,
+                tenant: Tenant::default(),
                 cache_salt: 0,
                 adapter: None,
                 logprobs: None,

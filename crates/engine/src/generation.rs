@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::sync::mpsc;
 
+use crate::reply::CpuTime;
 use crate::request::{Constraint, Event, FinishReason, Sampling, TokenMask, Usage};
 use crate::sampling::{Draw, Drawn, Sampler, Seen};
 use crate::speculation::Origin;
@@ -21,6 +22,7 @@ pub(crate) struct Generation {
     pub(crate) seen: Seen,
     pub(crate) generated: usize,
     pub(crate) cached_tokens: Arc<AtomicU32>,
+    pub(crate) cpu: CpuTime,
     pub(crate) events: mpsc::Sender<Event>,
     /// Further choices of the same prompt, until it is computed.
     pub(crate) siblings: Vec<Generation>,

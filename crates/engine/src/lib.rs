@@ -8,10 +8,12 @@
 mod adapters;
 mod budget;
 mod engine;
+mod fair;
 mod generation;
 mod pages;
 mod pin;
 mod prefix_store;
+mod reply;
 pub mod request;
 mod sampling;
 mod scheduler;
@@ -21,12 +23,17 @@ mod speculation;
 mod stats;
 mod trace;
 
+/// Version of the arithmetic: a request's tokens are the same under the same one, instruction set and cache format. Counted up with
+/// every change that may change a token.
+pub const NUMERICS: u32 = 1;
+
 pub use adapters::{AdapterError, AdapterHandle};
 pub use engine::{Engine, EngineError};
 pub use pin::{Pin, PinError};
+pub use reply::{CpuTime, Reply};
 pub use request::{
     Choice, Constraint, ConstraintError, EngineOptions, Event, FinishReason, Request, Sampling, ScoreRequest, Scores,
-    Stream, SubmitError, TokenLogprob, TokenMask, TopLogprobs, Usage,
+    Stream, SubmitError, Tenant, TokenLogprob, TokenMask, TopLogprobs, Usage,
 };
 pub use stats::Stats;
 pub use trace::StepTrace;

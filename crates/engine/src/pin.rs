@@ -4,7 +4,7 @@
 use falaj_model::PAGE_TOKENS;
 
 use crate::engine::Engine;
-use crate::request::{Request, Sampling, Stream, SubmitError};
+use crate::request::{Request, Sampling, Stream, SubmitError, Tenant};
 
 /// A pinned beginning. Dropping it changes nothing: [`Engine::unpin`] ends it.
 #[must_use = "without it the pages can never be had again"]
@@ -47,6 +47,7 @@ impl Engine {
             stop_tokens: Vec::new(),
             min_tokens: 0,
             constraint: None,
+            tenant: Tenant::default(),
             cache_salt: salt,
             adapter: None,
             logprobs: None,

@@ -11,6 +11,7 @@ use falaj_kernels::KvFormat;
 use tokio::sync::mpsc;
 
 use crate::adapters::AdapterHandle;
+use crate::reply::CpuTime;
 
 /// One generation. For several of one prompt: [`crate::Engine::submit_choices`].
 pub struct Request {
@@ -25,12 +26,29 @@ pub struct Request {
     pub min_tokens: u32,
     /// Restricts the next token; asked before each one.
     pub constraint: Option<Box<dyn Constraint>>,
+    pub tenant: Tenant,
     /// Separates prefix-cache entries of tenants: equal prompts with different salts share nothing.
     pub cache_salt: u64,
     /// Answers with this adapter over the model; `None`: the model alone.
     pub adapter: Option<AdapterHandle>,
     /// `Some(k)`: report the chosen token's log-probability and the `k` most likely (k <= 20).
     pub logprobs: Option<u8>,
+}
+
+/// Who asks, for the fair sharing of the engine: `fair.rs`. Knows no names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tenant {
+    pub id: u64,
+    /// Its share beside others of its band that wait as well, in proportion to theirs. 0 counts as 1.
+    pub weight: u32,
+    /// Higher ones come first; of 17 requests that begin, one is of a lower band that waits.
+    pub band: u8,
+}
+
+impl Default for Tenant {
+    fn default() -> Self {
+        Self { id: 0, weight: 100, band: 0 }
+    }
 }
 
 /// What a further continuation of a prompt has of its own.
@@ -49,6 +67,7 @@ pub struct ScoreRequest {
     pub first: usize,
     /// How many of the most likely tokens to report at each place (at most 20).
     pub top: u8,
+    pub tenant: Tenant,
     /// As [`Request::cache_salt`].
     pub cache_salt: u64,
     /// As [`Request::adapter`].
@@ -193,6 +212,7 @@ pub struct Usage {
 pub struct Stream {
     pub events: mpsc::Receiver<Event>,
     pub(crate) cached: Arc<AtomicU32>,
+    pub(crate) cpu: CpuTime,
 }
 
 impl Stream {
@@ -200,6 +220,11 @@ impl Stream {
     /// leave before `Done` tells it, at a stop string.
     pub fn cached_tokens(&self) -> u32 {
         self.cached.load(Ordering::Relaxed)
+    }
+
+    /// To be read at any time, also when the stream is gone.
+    pub fn cpu_time(&self) -> CpuTime {
+        self.cpu.clone()
     }
 }
 
@@ -269,7 +294,8 @@ pub struct EngineOptions {
     pub cache_bytes: usize,
     /// Sequences decoded together.
     pub max_sequences: usize,
-    /// Requests waiting beyond those; the next is refused.
+    /// Requests of one tenant waiting beyond those; the next is refused. All together: four times as many, of which a tenant takes no
+    /// more than it leaves.
     pub queue_requests: usize,
     /// Rows of one step: decode rows plus prompt chunks.
     pub step_tokens: usize,

@@ -1,6 +1,7 @@
 //! The engine thread: each turn takes in what arrived, drops what nobody waits for, admits, plans one step (`plan.rs`), runs it,
 //! and hands out what came of it. Time decides how much of a step prompts get, never what comes of a row.
 
+mod admit;
 mod plan;
 mod prefixes;
 mod propose;
@@ -16,12 +17,13 @@ use falaj_kernels::Ops;
 use falaj_model::{Batch, KvCache, Model, PAGE_TOKENS, Workspace};
 
 use crate::budget::Budget;
+use crate::fair::{Cost, Fair};
 use crate::generation::Ending;
 use crate::pages::{Pages, Parent};
 use crate::prefix_store::PrefixStore;
 use crate::request::{EngineOptions, FinishReason};
 use crate::sequence::{Sequence, Work};
-use crate::shared::{Shared, Stop, locks_held, take_lock_time};
+use crate::shared::{Shared, Stop, locks_held, most_waiting, take_lock_time};
 use crate::speculation::{Draft, Origin, Speculation};
 use crate::stats::Stats;
 use crate::trace::StepTrace;
@@ -37,6 +39,9 @@ pub(crate) struct Scheduler {
     budget: Budget,
     max_sequences: usize,
     waiting: VecDeque<Sequence>,
+    fair: Fair,
+    /// Requests that wait, by tenant: for [`Shared::set_waiting`].
+    waiting_by: Vec<(u64, usize)>,
     /// In order of arrival.
     running: Vec<Sequence>,
     batch: Batch,
@@ -45,6 +50,8 @@ pub(crate) struct Scheduler {
     speculates: bool,
     draft: Option<Draft>,
     last_finish: Option<Instant>,
+    /// Of this thread and the pool's, when a step was charged last.
+    cpu_time: Duration,
     store: Option<PrefixStore>,
     /// Sequences that have ended and whose pages stay.
     pinned: Vec<Sequence>,
@@ -80,12 +87,15 @@ impl Scheduler {
             turns: Turns::new(model.vocab_size(), ops, options.threads, max_sequences),
             batch: Batch::with_capacity(workspace.max_rows(), tables),
             pages: Pages::new(pages, options.prefix_cache),
-            waiting: VecDeque::with_capacity(options.queue_requests + max_sequences),
+            waiting: VecDeque::with_capacity(most_waiting(options)),
+            fair: Fair::new(most_waiting(options)),
+            waiting_by: Vec::new(),
             running: Vec::with_capacity(max_sequences),
             coming: Vec::with_capacity(max_sequences),
             prompts: Vec::with_capacity(max_sequences),
             step: StepTrace::default(),
             last_finish: None,
+            cpu_time: Duration::ZERO,
             speculation: Speculation::default(),
             speculates: options.speculation,
             draft,
@@ -105,6 +115,7 @@ impl Scheduler {
     /// Runs until it is told to stop, and, when draining, has nothing left to do.
     pub(crate) fn run(mut self) {
         let mut pause = SHORTEST_PAUSE;
+        self.cpu_time = self.workspace.pool().cpu_time();
         loop {
             let idle = self.waiting.is_empty() && self.running.is_empty();
             let stop = self.shared.collect(&mut self.waiting, &mut self.unpinned, idle);
@@ -167,6 +178,7 @@ impl Scheduler {
             self.model.forward(&mut self.workspace, &mut self.cache, &self.batch)
         }));
         self.step.forward = begun.elapsed();
+        self.charge();
         let failure = match forward {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error.to_string()),
@@ -196,6 +208,22 @@ impl Scheduler {
         Stats::add(&stats.batch_rows, self.batch.rows());
         Stats::add(&stats.prompt_rows, prompt_rows);
         Stats::add(&stats.step_us, (self.step.choose + took).as_micros() as usize);
+    }
+
+    /// Splits the CPU time since the last step by the rows of this one, to the last nanosecond. Before tokens come out: who has
+    /// read one may look at once.
+    fn charge(&mut self) {
+        let now = self.workspace.pool().cpu_time();
+        let mut left = now.saturating_sub(std::mem::replace(&mut self.cpu_time, now)).as_nanos();
+        let with_rows = || self.running.iter().filter(|sequence| sequence.rows.count > 0);
+        let mut rows: usize = with_rows().map(|sequence| sequence.rows.count).sum();
+        for sequence in with_rows() {
+            let part = left * sequence.rows.count as u128 / rows as u128;
+            (left, rows) = (left - part, rows - sequence.rows.count);
+            if let Some(cpu) = sequence.cpu() {
+                cpu.add(part as u64);
+            }
+        }
     }
 
     /// Takes what the step computed.
@@ -247,8 +275,9 @@ impl Scheduler {
                     // It finds the full pages in the prefix cache when there is a place.
                     let mut tokens = Vec::with_capacity(leader.tokens.len() + sibling.max_tokens);
                     tokens.extend_from_slice(&leader.tokens);
-                    let mut later = Sequence::new(id, tokens, leader.salt, Work::Generate(Box::new(sibling)));
-                    later.adapter.clone_from(&leader.adapter);
+                    let later = Sequence::new(id, tokens, leader.salt, Work::Generate(Box::new(sibling)));
+                    let mut later = later.with(leader.tenant, leader.adapter.clone());
+                    later.account = leader.account;
                     later.preempted = true;
                     self.waiting.push_front(later);
                 }
@@ -277,6 +306,7 @@ impl Scheduler {
             }
             Work::Generate(generation) if rows.outputs > 0 => {
                 Stats::add(&stats.generated_tokens, generation.drawn.len());
+                self.fair.charge(sequence.account, generation.drawn.len(), Cost::Generated);
                 Stats::add(&stats.proposed_rows, rows.outputs - 1);
                 Stats::add(&stats.accepted_rows, generation.verified.saturating_sub(1));
                 // Rows after a proposal that was wrong count for nothing: their slots are written again.
@@ -376,11 +406,12 @@ impl Scheduler {
         }
     }
 
-    fn gauges(&self) {
+    fn gauges(&mut self) {
         let stats = &self.shared.stats;
         Stats::set(&stats.running, self.running.len());
         Stats::set(&stats.pages_used, self.pages.used());
-        self.shared.set_waiting(self.waiting.iter().map(Sequence::requests).sum());
+        self.fair.requests(&self.waiting, &mut self.waiting_by);
+        self.shared.set_waiting(&mut self.waiting_by);
     }
 }
 

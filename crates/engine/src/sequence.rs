@@ -8,7 +8,8 @@ use tokio::sync::oneshot;
 
 use crate::generation::Generation;
 use crate::pages::{Page, Pages, Parent};
-use crate::request::{FinishReason, Scores, TokenLogprob};
+use crate::reply::CpuTime;
+use crate::request::{FinishReason, Scores, Tenant, TokenLogprob};
 
 /// A sequence of tokens. `tokens[..computed]` have keys and values in `pages`; the rest is still to run.
 pub(crate) struct Sequence {
@@ -24,6 +25,9 @@ pub(crate) struct Sequence {
     /// How many of `pages` are full and known to the prefix cache, and the chain up to there.
     published: usize,
     parent: Parent,
+    pub(crate) tenant: Tenant,
+    /// Its tenant's, once it was looked at: `fair.rs`.
+    pub(crate) account: Option<usize>,
     /// The tenant's, and its adapter's.
     pub(crate) salt: u64,
     /// What its rows are computed with beside the model.
@@ -72,6 +76,7 @@ pub(crate) struct Pooling {
     pub(crate) sum: Vec<f32>,
     /// Positions in `sum`; it outlives a preemption.
     pub(crate) pooled: usize,
+    pub(crate) cpu: CpuTime,
     pub(crate) reply: Option<oneshot::Sender<Result<Vec<f32>, String>>>,
 }
 
@@ -84,6 +89,7 @@ pub(crate) struct Scoring {
     pub(crate) top: u8,
     pub(crate) scores: Scores,
     pub(crate) failure: Option<String>,
+    pub(crate) cpu: CpuTime,
     pub(crate) reply: Option<oneshot::Sender<Result<Scores, String>>>,
 }
 
@@ -98,6 +104,8 @@ impl Sequence {
             given_back: 0,
             published: 0,
             parent: Parent::Salt(salt),
+            tenant: Tenant::default(),
+            account: None,
             salt,
             adapter: None,
             expected: 0,
@@ -112,15 +120,25 @@ impl Sequence {
         }
     }
 
-    /// Its rows are computed with `adapter`, if there is one.
-    pub(crate) fn with(self, adapter: Option<Arc<Adapter>>) -> Self {
-        Self { adapter, ..self }
+    /// It is `tenant`'s, and its rows are computed with `adapter`, if there is one.
+    pub(crate) fn with(self, tenant: Tenant, adapter: Option<Arc<Adapter>>) -> Self {
+        Self { tenant, adapter, ..self }
     }
 
     pub(crate) fn generation(&mut self) -> Option<&mut Generation> {
         match &mut self.work {
             Work::Generate(generation) => Some(generation),
             Work::Embed(_) | Work::Score(_) | Work::Away => None,
+        }
+    }
+
+    /// Where its part of the steps' CPU time is counted.
+    pub(crate) fn cpu(&self) -> Option<&CpuTime> {
+        match &self.work {
+            Work::Generate(generation) => Some(&generation.cpu),
+            Work::Embed(pooling) => Some(&pooling.cpu),
+            Work::Score(scoring) => Some(&scoring.cpu),
+            Work::Away => None,
         }
     }
 
@@ -138,7 +156,12 @@ impl Sequence {
     /// never has more than `most` at once.
     pub(crate) fn pages_to_come(&self, most: usize) -> usize {
         let to_come = self.pages_needed().saturating_sub(self.pages.len().max(self.expected));
-        to_come.min(most.saturating_sub(self.pages.len() - self.given_back))
+        to_come.min(most.saturating_sub(self.pages_held()))
+    }
+
+    /// Pages that it holds now.
+    pub(crate) fn pages_held(&self) -> usize {
+        self.pages.len() - self.given_back
     }
 
     /// Requests that it stands for: choices of one prompt travel together until the prompt is computed.

@@ -7,7 +7,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::request::{EngineOptions, SubmitError};
+use crate::request::{EngineOptions, SubmitError, Tenant};
 use crate::sequence::Sequence;
 use crate::stats::Stats;
 use crate::trace::Trace;
@@ -28,14 +28,37 @@ pub(crate) struct Inbox {
     arrived: VecDeque<Sequence>,
     /// Requests in `arrived`: a sequence may stand for several choices.
     arrived_requests: usize,
-    /// Requests that the engine thread took and has not admitted.
+    /// Requests that the engine thread took and has not admitted, in all and by tenant.
     taken: usize,
+    taken_by: Vec<(u64, usize)>,
     next_id: u64,
     /// Pins to be given up, and the pages that pins may come to hold.
     unpinned: Vec<u64>,
     pinned_pages: usize,
     stop: Stop,
     ended: bool,
+}
+
+impl Inbox {
+    fn all(&self) -> usize {
+        self.arrived_requests + self.taken
+    }
+
+    fn waiting_of(&self, tenant: Tenant) -> usize {
+        let arrived = self.arrived.iter().filter(|sequence| sequence.tenant.id == tenant.id);
+        let taken = self.taken_by.iter().filter(|(id, _)| *id == tenant.id);
+        arrived.map(Sequence::requests).sum::<usize>() + taken.map(|(_, requests)| requests).sum::<usize>()
+    }
+
+    /// Until the engine thread has counted for itself.
+    fn note_taken(&mut self) {
+        self.taken_by.extend(self.arrived.iter().map(|sequence| (sequence.tenant.id, sequence.requests())));
+    }
+}
+
+/// Sequences that are ever waiting.
+pub(crate) fn most_waiting(options: &EngineOptions) -> usize {
+    QUEUES * options.queue_requests + options.max_sequences
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,11 +70,12 @@ pub(crate) enum Stop {
 
 impl Shared {
     pub(crate) fn new(options: &EngineOptions) -> Self {
-        let arrived = VecDeque::with_capacity(options.queue_requests + options.max_sequences);
+        let arrived = VecDeque::with_capacity(most_waiting(options));
         let inbox = Inbox {
             arrived,
             arrived_requests: 0,
             taken: 0,
+            taken_by: Vec::new(),
             next_id: 0,
             unpinned: Vec::new(),
             pinned_pages: 0,
@@ -71,14 +95,24 @@ impl Shared {
         }
     }
 
-    /// Queues what `sequence` makes of its number; it stands for `requests` requests, and as many numbers are its own.
-    pub(crate) fn enqueue(&self, requests: usize, sequence: impl FnOnce(u64) -> Sequence) -> Result<u64, SubmitError> {
+    /// Queues what `sequence` makes of its number; it stands for `requests` requests of `tenant`, and as many numbers are its own.
+    /// A tenant may fill its own queue, and of the whole as much as it leaves: the more tenants wait, the less for each, and
+    /// something for who comes next.
+    pub(crate) fn enqueue(
+        &self,
+        tenant: Tenant,
+        requests: usize,
+        sequence: impl FnOnce(u64) -> Sequence,
+    ) -> Result<u64, SubmitError> {
         let mut inbox = self.lock();
         if inbox.stop != Stop::No || inbox.ended {
             return Err(SubmitError::Stopped);
         }
         let free = self.max_sequences.saturating_sub(Stats::get(&self.stats.running) as usize);
-        if inbox.arrived_requests + inbox.taken + requests > self.queue_requests + free {
+        let all = inbox.all().saturating_sub(free);
+        let own = (inbox.waiting_of(tenant) + requests).saturating_sub(free);
+        let whole = QUEUES * self.queue_requests;
+        if own > self.queue_requests.min(whole.saturating_sub(all)) || inbox.all() + requests > whole + free {
             Stats::add(&self.stats.refused, 1);
             let interval_ms = Stats::get(&self.stats.finish_interval_us) / 1000;
             return Err(SubmitError::QueueFull {
@@ -102,6 +136,7 @@ impl Shared {
         while idle && inbox.arrived.is_empty() && inbox.unpinned.is_empty() && inbox.stop == Stop::No {
             inbox = inbox.wait(&self.changed);
         }
+        inbox.note_taken();
         waiting.append(&mut inbox.arrived);
         unpinned.append(&mut inbox.unpinned);
         inbox.taken += std::mem::take(&mut inbox.arrived_requests);
@@ -121,9 +156,12 @@ impl Shared {
         self.changed.notify_one();
     }
 
-    pub(crate) fn set_waiting(&self, taken: usize) {
+    /// `by`: requests that wait, by tenant; gives another list back.
+    pub(crate) fn set_waiting(&self, by: &mut Vec<(u64, usize)>) {
+        let taken = by.iter().map(|(_, requests)| requests).sum();
         let mut inbox = self.lock();
         inbox.taken = taken;
+        std::mem::swap(&mut inbox.taken_by, by);
         Stats::set(&self.stats.waiting, inbox.arrived_requests + taken);
     }
 
@@ -257,5 +295,7 @@ impl Drop for EndOfThread {
     }
 }
 
+/// The queues of so many tenants fit into the whole.
+const QUEUES: usize = 4;
 const SHORTEST_RETRY_MS: u64 = 100;
 const LONGEST_RETRY_MS: u64 = 60_000;

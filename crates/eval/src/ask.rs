@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use falaj_engine::{AdapterHandle, Engine, Event, Request, Sampling, ScoreRequest, Scores};
+use falaj_engine::{AdapterHandle, Engine, Event, Request, Sampling, ScoreRequest, Scores, Tenant};
 use falaj_text::{
     ChatFormat, Conversation, Message, ModelText, OutputParser, Piece, Special, Tokenizer, Tool, ToolSyntax,
 };
@@ -126,6 +126,7 @@ impl Asked<'_> {
             stop_tokens: self.text.tokenizer.eos_tokens(),
             min_tokens: 0,
             constraint: None,
+            tenant: Tenant::default(),
             cache_salt: 0,
             logprobs: None,
             adapter: self.adapter.cloned(),
@@ -163,7 +164,12 @@ impl Asked<'_> {
     fn scored_each(&self, pairs: &[(Vec<u32>, usize)]) -> Result<Vec<Scores>, NoReply> {
         let asked = pairs.iter().map(|(tokens, first)| {
             let adapter = self.adapter.cloned();
-            self.engine.score(ScoreRequest { tokens: tokens.clone(), first: *first, top: 0, cache_salt: 0, adapter })
+            self.engine.score(ScoreRequest {
+                tokens: tokens.clone(),
+                first: *first,
+                adapter,
+                ..ScoreRequest::default()
+            })
         });
         let waiting = asked.collect::<Result<Vec<_>, _>>()?;
         let mut scores = Vec::with_capacity(waiting.len());

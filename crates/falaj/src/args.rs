@@ -2,6 +2,7 @@
 //! (`config.rs`) are handed over as text by `settings`, so that one place parses and checks them.
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Runs open models on your own machine, for the clients people already have.
@@ -52,6 +53,12 @@ pub enum Command {
         #[command(subcommand)]
         command: ModelCommand,
     },
+    /// Serve models of other servers (vLLM and the like) behind this site's API
+    #[command(after_help = ENGINE_EXAMPLES)]
+    Engine {
+        #[command(subcommand)]
+        command: EngineCommand,
+    },
     /// Train a model: fine-tune one, or make one from nothing, as a recipe says
     #[command(after_help = TRAIN_EXAMPLES)]
     Train(Train),
@@ -75,6 +82,24 @@ pub enum Command {
         #[command(subcommand)]
         command: PolicyCommand,
     },
+    /// Who may use this site: organisations, workspaces, keys, roles, limits, grants, prices
+    #[command(after_help = ADMIN_EXAMPLES)]
+    Admin {
+        #[command(subcommand)]
+        command: AdminCommand,
+    },
+    /// Check a ledger offline: every signature, every entry, every decision; run a request again
+    #[command(after_help = VERIFY_EXAMPLES)]
+    Verify(Verify),
+    /// What this site wrote down: export it for others, give them its keys
+    #[command(after_help = LEDGER_EXAMPLES)]
+    Ledger {
+        #[command(subcommand)]
+        command: LedgerCommand,
+    },
+    /// Witness other sites' ledgers: cosign each head that continues the last one, and no other
+    #[command(after_help = WITNESS_EXAMPLES)]
+    Witness(Witness),
     /// Look at the configuration
     Config {
         #[command(subcommand)]
@@ -179,6 +204,35 @@ pub enum ModelCommand {
     /// Delete a model from the catalog
     #[command(visible_alias = "rm")]
     Remove { model: String },
+}
+
+#[derive(Subcommand)]
+pub enum EngineCommand {
+    /// Pass requests for its models on to an OpenAI-compatible server; a running `falaj up` does so within a second
+    Attach(Attach),
+    /// List the attached engines and their models
+    #[command(visible_alias = "ls")]
+    List,
+    /// Serve its models no longer
+    Detach { name: String },
+}
+
+#[derive(ClapArgs)]
+pub struct Attach {
+    /// Its address, with or without /v1
+    pub url: String,
+    /// What it is called here, instead of one attached under that name before [default: its host and port]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// File that holds its key; read again whenever it changes
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+    /// Only these of its models, with commas between them [default: all that it lists now]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub models: Vec<String>,
+    /// Country where it stands, two capital letters, such as MA [default: the site's]
+    #[arg(long, value_name = "CODE")]
+    pub country: Option<String>,
 }
 
 #[derive(ClapArgs)]
@@ -322,7 +376,267 @@ pub struct Eval {
 }
 
 #[derive(Subcommand)]
+pub enum LedgerCommand {
+    /// How much it holds and what its last checkpoint says
+    Status,
+    /// Write it up to its last checkpoint into a new folder, which `falaj verify` reads; a running site goes on
+    Export {
+        /// The folder to make
+        to: PathBuf,
+    },
+    /// The public keys that others need to verify it
+    Keys {
+        /// Write them into this folder, for `falaj verify --trust`
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
+    /// Recorded decisions, one a line, for `falaj policy diff` and `explain`
+    Decisions,
+    /// Make the site's key where the settings say: in a file, or in a token; one that is there stays as it is
+    MakeKey,
+}
+
+#[derive(ClapArgs)]
+pub struct Witness {
+    /// A name for this witness, as its signatures carry it: letters, digits, dots, hyphens and slashes
+    #[arg(long, value_name = "NAME")]
+    pub name: String,
+    /// File with the key of a ledger to witness: `log` of what `falaj ledger keys --out` wrote. Repeatable
+    #[arg(long = "log", value_name = "FILE", required = true)]
+    pub logs: Vec<PathBuf>,
+    /// Address and port to listen on
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8070")]
+    pub listen: SocketAddr,
+}
+
+#[derive(Subcommand, Clone)]
+pub enum AdminCommand {
+    /// Add an organisation
+    Organisation {
+        name: String,
+        /// Two letters of ISO 3166
+        #[arg(long, value_name = "XX")]
+        country: String,
+    },
+    /// Add a workspace to an organisation
+    Workspace {
+        name: String,
+        /// Name or id; `operator` is who runs the site
+        #[arg(long, value_name = "NAME")]
+        organisation: String,
+        /// Of its data, at least: public, internal, confidential or secret
+        #[arg(long)]
+        class: Option<String>,
+        /// Of requests that name none
+        #[arg(long)]
+        purpose: Option<String>,
+        /// Its share of the engine beside others that wait
+        #[arg(long, default_value_t = 100)]
+        weight: u32,
+        /// A higher one is served first
+        #[arg(long, default_value_t = 0)]
+        band: u8,
+    },
+    /// Add a person, known by their address, with a role in an organisation
+    User {
+        email: String,
+        #[arg(long, value_name = "NAME")]
+        organisation: String,
+        /// What lists show [default: the address]
+        #[arg(long)]
+        name: Option<String>,
+        #[arg(long, default_value = "member")]
+        role: String,
+        /// Only in this workspace [default: in the whole organisation]
+        #[arg(long, value_name = "NAME")]
+        workspace: Option<String>,
+    },
+    /// Add a program, which holds keys of a workspace
+    ServiceAccount {
+        name: String,
+        #[arg(long, value_name = "NAME")]
+        workspace: String,
+        #[arg(long, default_value = "member")]
+        role: String,
+    },
+    /// Give somebody a role, in their whole organisation or in one workspace; another role there changes it
+    Member {
+        /// Address or id of a user, name or id of a service account
+        holder: String,
+        #[arg(long)]
+        role: String,
+        /// Only in this workspace [default: in the whole organisation]
+        #[arg(long, value_name = "NAME")]
+        workspace: Option<String>,
+    },
+    /// From now on nothing that they hold opens anything, until `enable`
+    Disable { kind: Holder, id: String },
+    /// Undo `disable`; who was signed in signs in again
+    Enable { kind: Holder, id: String },
+    /// End all sessions of a user
+    SignOut { user: String },
+    /// Add a role of an organisation's own; owner, admin, member and auditor are there
+    Role {
+        name: String,
+        #[arg(long, value_name = "NAME")]
+        organisation: String,
+        /// What it may do; repeatable
+        #[arg(long = "action", value_name = "ACTION", required = true)]
+        actions: Vec<String>,
+    },
+    /// Make a key; its secret is shown once
+    Key {
+        name: String,
+        /// Name or id; `default` is the operator's
+        #[arg(long, value_name = "NAME")]
+        workspace: String,
+        /// The user or service account that has it; it does at most what they may, and stops when they go
+        #[arg(long, value_name = "WHO")]
+        holder: Option<String>,
+        #[arg(long, default_value = "member")]
+        role: String,
+        /// Only these actions of what its role may do; repeatable
+        #[arg(long = "scope", value_name = "ACTION")]
+        scopes: Vec<String>,
+        /// Of its data, at least
+        #[arg(long)]
+        class: Option<String>,
+        /// How long it opens anything
+        #[arg(long, value_name = "N")]
+        days: Option<u32>,
+    },
+    /// Make a key in place of another
+    Rotate {
+        key: String,
+        /// How long the old one goes on
+        #[arg(long, value_name = "N", default_value_t = 24)]
+        overlap_hours: u32,
+    },
+    /// From now on a key opens nothing
+    Revoke { key: String },
+    /// Bound what an organisation, a workspace or a key may use; the same again changes it
+    Limit {
+        #[arg(long, value_name = "NAME", conflicts_with_all = ["workspace", "key"])]
+        organisation: Option<String>,
+        #[arg(long, value_name = "NAME", conflicts_with = "key")]
+        workspace: Option<String>,
+        #[arg(long, value_name = "NAME")]
+        key: Option<String>,
+        /// requests, tokens, money or joules; the last two in millionths
+        #[arg(long)]
+        what: String,
+        /// minute, day or month, in UTC
+        #[arg(long)]
+        per: String,
+        #[arg(long, value_name = "N")]
+        amount: u64,
+    },
+    /// Let others use an organisation's artifacts, as a file of terms says
+    Grant {
+        /// JSON: organisations, workspaces, artifacts, actions, purposes, class, countries, assurance, from, until
+        terms: PathBuf,
+        /// The organisation that gives it
+        #[arg(long, value_name = "NAME")]
+        owner: String,
+    },
+    /// Say what policies read of a model: whose it is, its class, the data that it is cleared for, where it runs
+    Artifact {
+        /// As it is served
+        name: String,
+        #[arg(long, value_name = "NAME")]
+        owner: String,
+        #[arg(long, default_value = "model")]
+        kind: String,
+        #[arg(long)]
+        class: Option<String>,
+        #[arg(long)]
+        clearance: Option<String>,
+        #[arg(long, value_name = "XX")]
+        country: Option<String>,
+    },
+    /// What a model's tokens cost: millionths of the currency for a million
+    Price {
+        model: String,
+        #[arg(long, value_name = "N")]
+        prompt: u64,
+        #[arg(long, value_name = "N")]
+        completion: u64,
+        /// ISO 4217
+        #[arg(long, value_name = "XXX")]
+        currency: String,
+    },
+    /// Move everything to PostgreSQL; broken off, the same again goes on
+    Migrate {
+        /// Address: postgres://user@host/name
+        #[arg(long, value_name = "URL", conflicts_with = "to_file")]
+        to: Option<String>,
+        /// File that holds the address, for one with a password
+        #[arg(long, value_name = "FILE")]
+        to_file: Option<PathBuf>,
+    },
+    /// List what is kept
+    #[command(visible_alias = "ls")]
+    List { kind: Option<Kind> },
+    /// Remove something, with everything that belongs to it
+    #[command(visible_alias = "rm")]
+    Remove { kind: Kind, id: String },
+}
+
+/// What can be put to rest.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Holder {
+    Organisation,
+    User,
+    ServiceAccount,
+}
+
+/// What `falaj admin` keeps.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Kind {
+    Organisation,
+    Workspace,
+    User,
+    ServiceAccount,
+    Member,
+    Role,
+    Key,
+    Limit,
+    Grant,
+    Artifact,
+    Price,
+}
+
+#[derive(ClapArgs)]
+pub struct Verify {
+    /// What `falaj ledger export` wrote
+    pub pack: PathBuf,
+    /// Keys that you trust, as `falaj ledger keys --out` wrote them [default: those of the pack, and a word of warning]
+    #[arg(long, value_name = "DIR")]
+    pub trust: Option<PathBuf>,
+    /// How many of the trusted witnesses must have cosigned
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "trust")]
+    pub quorum: usize,
+    /// A receipt as an answer carried it, or a file with it: is it in the ledger, and what does it say?
+    #[arg(long, value_name = "TEXT|FILE")]
+    pub receipt: Option<String>,
+    /// Answer the receipt's request again with this model, and compare
+    #[arg(long, value_name = "MODEL", requires_all = ["receipt", "request", "response"])]
+    pub replay: Option<String>,
+    /// The body of the request, as it was sent
+    #[arg(long, value_name = "FILE")]
+    pub request: Option<PathBuf>,
+    /// The body of the answer, as it came; of a stream: all of it
+    #[arg(long, value_name = "FILE")]
+    pub response: Option<PathBuf>,
+    /// Where the request was sent to
+    #[arg(long, value_name = "PATH", default_value = "/v1/chat/completions")]
+    pub path: String,
+}
+
+#[derive(Subcommand)]
 pub enum PolicyCommand {
+    /// What policies can read, as a Cedar schema
+    Schema,
     /// Validate policies together with those of every site, and list them
     Check {
         /// Files of Cedar policies
@@ -467,6 +781,16 @@ Examples:
   falaj model inspect my-model
   falaj model verify";
 
+const ENGINE_EXAMPLES: &str = "\
+Examples:
+  falaj engine attach http://127.0.0.1:8000   all models of a vLLM on this machine
+  falaj engine attach http://gpu:8000 --name gpu --key-file ~/gpu.key --models qwen,mistral
+  falaj engine list
+  falaj engine detach gpu
+
+Its requests pass this site's keys, gate, ledger and receipts like all others. A model that this site has itself
+under the same name is answered here.";
+
 const POLICY_EXAMPLES: &str = "\
 Examples:
   falaj policy check night.cedar
@@ -474,7 +798,47 @@ Examples:
   falaj policy diff decided.jsonl --policies stricter.cedar
   falaj policy explain decided.jsonl --policies night.cedar
 
-Policies are written in Cedar, each with @id(\"name\"); what they can read is in crates/govern/policies/site.cedarschema.";
+Policies are written in Cedar, each with @id(\"name\"); what they can read: `falaj policy schema`.";
+
+const LEDGER_EXAMPLES: &str = "\
+Examples:
+  falaj ledger export ./june                  the folder can be copied, and read with no network
+  falaj ledger keys --out ./keys              to whoever shall verify it, by another way than the export
+  falaj verify ./june --trust ./keys
+  falaj ledger decisions > decided.jsonl && falaj policy diff decided.jsonl --policies stricter.cedar";
+
+const ADMIN_EXAMPLES: &str = "\
+Examples:
+  falaj admin organisation health --country MA
+  falaj admin workspace desk --organisation health --class confidential
+  falaj admin user amal@health.example --organisation health --role admin
+  falaj admin member amal@health.example --role auditor --workspace desk
+  falaj admin service-account triage --workspace desk
+  falaj admin key reception --workspace desk --scope infer --days 90
+  falaj admin key triage-1 --workspace desk --holder triage
+  falaj admin disable user amal@health.example
+  falaj admin limit --workspace desk --what tokens --per day --amount 1000000
+  falaj admin price falaj-seed --prompt 100000 --completion 300000 --currency EUR
+  falaj admin list key
+
+A running site takes a change in within a second. docs/tenants.md has roles, members, classes
+and grants.";
+
+const WITNESS_EXAMPLES: &str = "\
+Examples:
+  falaj witness --name witness.example/1 --log ./keys/log --listen 0.0.0.0:8070
+
+It prints its own key. A site that wants its cosignatures names both: site.witnesses = [\"http://HOST:8070 KEY\"]. What it has
+cosigned, and its key, are in DATA/witness. The protocol is C2SP tlog-witness; put TLS in front of it.";
+
+const VERIFY_EXAMPLES: &str = "\
+Examples:
+  falaj verify ./june --trust ./keys
+  falaj verify ./june --trust ./keys --receipt receipt.txt
+  falaj verify ./june --receipt receipt.txt --replay my-model --request request.json --response response.json
+
+Exits with 1 when anything does not hold, and names the file, the entry and the byte. A receipt is the header falaj-receipt of an
+answer, or the last comment of a stream.";
 
 const OPTIMIZE_EXAMPLES: &str = "\
 Examples:

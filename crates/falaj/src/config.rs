@@ -14,7 +14,9 @@ use crate::output;
 use crate::words::{Lang, Word};
 use falaj_engine::EngineOptions;
 use falaj_kernels::{Isa, KvFormat};
-use falaj_server::Memory;
+use falaj_ledger::VerifierKey;
+use falaj_server::{Memory, SiteFacts};
+use falaj_token::TokenSettings;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -26,8 +28,13 @@ use std::time::Duration;
 pub struct Config {
     pub data: PathBuf,
     pub log: String,
+    /// Holds the address of PostgreSQL, which is a secret; without one the state is in `data`.
+    pub database_url_file: Option<PathBuf>,
     pub server: Server,
+    pub site: Site,
+    pub oidc: Option<Oidc>,
     pub jobs: Jobs,
+    pub energy: Energy,
     pub engine: Engine,
     pub hub: Hub,
 }
@@ -42,6 +49,36 @@ pub struct Server {
     pub request_timeout_ms: u64,
     pub max_connections: usize,
     pub file_limit_bytes: u64,
+    /// Where people reach it, without a slash at the end; `None`: where it listens.
+    pub url: Option<String>,
+}
+
+/// Who tells this site who people are.
+#[derive(Clone, Debug)]
+pub struct Oidc {
+    pub issuer: String,
+    pub client_id: String,
+    pub client_secret_file: Option<PathBuf>,
+    pub ca_file: Option<PathBuf>,
+    pub organisation: Option<String>,
+    pub newcomers: Option<String>,
+    pub session: Duration,
+}
+
+/// What the site says of itself, and where its key and policies are.
+#[derive(Clone, Debug)]
+pub struct Site {
+    pub facts: SiteFacts,
+    pub key: SiteKey,
+    /// Addresses, without a slash at their end, and keys.
+    pub witnesses: Vec<(String, VerifierKey)>,
+}
+
+/// Where the key is that signs the ledger.
+#[derive(Clone, Debug)]
+pub enum SiteKey {
+    File(PathBuf),
+    Token(TokenSettings),
 }
 
 #[derive(Clone, Debug)]
@@ -52,8 +89,16 @@ pub struct Jobs {
     pub threads: usize,
     /// How long a finished job's folder stays.
     pub keep: Duration,
-    /// Thermal design power of the processor, where the operator knows it.
-    pub tdp_watts: Option<f64>,
+}
+
+/// What the operator knows of the site's power; `None`: not known.
+#[derive(Clone, Debug)]
+pub struct Energy {
+    /// Thermal design power of all processors together.
+    pub cpu_watts: Option<f64>,
+    /// Holds what a meter at the machine's socket says.
+    pub meter_file: Option<PathBuf>,
+    pub grams_per_kwh: Option<f64>,
 }
 
 #[derive(Clone, Debug)]
@@ -161,6 +206,37 @@ impl RawConfig {
         self.parse(key, &format!("a whole number from 1 to {most}"), read)
     }
 
+    fn some(&self, key: &str) -> Option<String> {
+        Some(self.written(key).text.clone()).filter(|text| !text.is_empty())
+    }
+
+    /// Without slashes at its end.
+    fn address(&self, key: &str) -> Outcome<Option<String>> {
+        self.parse(key, "an address that starts with `https://` or `http://`", |text| {
+            let known = text.is_empty() || text.starts_with("https://") || text.starts_with("http://");
+            known.then(|| Some(text.trim_end_matches('/').to_owned()).filter(|text| !text.is_empty()))
+        })
+    }
+
+    /// A file, or all of what finds a key in a token.
+    fn site_key(&self, data: &Path) -> Outcome<SiteKey> {
+        const PARTS: [&str; 4] = ["site.pkcs11.module", "site.pkcs11.token", "site.pkcs11.key", "site.pkcs11.pin_file"];
+        if PARTS.iter().all(|part| self.some(part).is_none()) {
+            return Ok(SiteKey::File(self.path("site.key_file").unwrap_or_else(|| data.join("site.key"))));
+        }
+        if self.some("site.key_file").is_some() {
+            let cause = Word::SettingEither.with(&["site.key_file", "site.pkcs11"]);
+            return Err(Failure::usage(cause).next(Word::SettingEitherNext.text()));
+        }
+        let part = |part: &str| {
+            let next = || Word::SettingMissingNext.with(&[&PARTS.join(", ")]);
+            self.some(part).ok_or_else(|| Failure::usage(Word::SettingMissing.with(&[part])).next(next()))
+        };
+        let [module, token, key, pin_file] = PARTS.map(part);
+        let (module, pin_file) = (std::path::absolute(module?)?, std::path::absolute(pin_file?)?);
+        Ok(SiteKey::Token(TokenSettings { module, token: token?, key: key?, pin_file }))
+    }
+
     fn path(&self, key: &str) -> Option<PathBuf> {
         Some(self.written(key).text.as_str()).filter(|text| !text.is_empty()).map(PathBuf::from)
     }
@@ -185,6 +261,7 @@ impl Config {
         let kv_formats = format!("`auto` or one of {}", kv_formats.join(", "));
         Ok(Self {
             log: raw.written("log").text.clone(),
+            database_url_file: raw.path("database.url_file"),
             server: Server {
                 listen: raw.parse("server.listen", "an address and a port, such as `127.0.0.1:8080`", |text| {
                     text.replace("localhost:", "127.0.0.1:").parse().ok()
@@ -204,6 +281,46 @@ impl Config {
                 request_timeout_ms: raw.number("server.request_timeout_ms", 1)?,
                 max_connections: raw.number("server.max_connections", 1)?,
                 file_limit_bytes: raw.number("server.file_limit_bytes", 1)?,
+                url: raw.address("server.url")?,
+            },
+            oidc: match raw.address("oidc.issuer")? {
+                None => None,
+                // As it writes itself: a slash at the end is part of its name.
+                Some(_) => Some(Oidc {
+                    issuer: raw.written("oidc.issuer").text.clone(),
+                    client_id: raw.parse("oidc.client_id", "the name that the provider gave this site", |text| {
+                        (!text.is_empty()).then(|| text.to_owned())
+                    })?,
+                    client_secret_file: raw.path("oidc.client_secret_file"),
+                    ca_file: raw.path("oidc.ca_file"),
+                    organisation: raw.some("oidc.organisation"),
+                    newcomers: raw.some("oidc.newcomers"),
+                    session: Duration::from_secs(raw.number::<u32>("oidc.session_hours", 1)? as u64 * 3600),
+                }),
+            },
+            site: Site {
+                facts: SiteFacts {
+                    id: raw.parse("site.id", "letters, digits, dots and hyphens, at most 200", site_id)?,
+                    country: raw.parse("site.country", COUNTRY, country)?,
+                    operator_country: match raw.written("site.operator_country").text.as_str() {
+                        "" => raw.parse("site.country", COUNTRY, country)?,
+                        _ => raw.parse("site.operator_country", COUNTRY, country)?,
+                    },
+                    assurance: raw.parse("site.assurance", "a number from 0 to 4", |text| {
+                        text.parse().ok().filter(|level| *level <= 4)
+                    })?,
+                    // What the machine shows: `up` looks.
+                    energy_grade: 'E',
+                    grams_per_kwh: 0,
+                    open_models: raw.parse("site.open_models", "`true` or `false`", |text| text.parse().ok())?,
+                    policies: Some(raw.path("site.policies").unwrap_or_else(|| data.join("policies"))),
+                },
+                key: raw.site_key(&data)?,
+                witnesses: raw.parse(
+                    "site.witnesses",
+                    "addresses and keys, such as `http://host:8070 name+id+key`",
+                    |text| text.lines().filter(|line| !line.is_empty()).map(witness).collect(),
+                )?,
             },
             jobs: Jobs {
                 at_once: raw.count("jobs.at_once", MOST_JOBS)?,
@@ -213,11 +330,16 @@ impl Config {
                     _ => raw.count("jobs.threads", MOST_THREADS)?,
                 },
                 keep: Duration::from_secs(raw.number::<u32>("jobs.keep_days", 0)? as u64 * 24 * 60 * 60),
-                tdp_watts: raw
-                    .parse("jobs.tdp_watts", "watts of the processor, such as `65`; 0: not known", |text| {
-                        text.parse::<f64>().ok().filter(|watts| watts.is_finite() && *watts >= 0.0)
-                    })
+            },
+            energy: Energy {
+                cpu_watts: raw
+                    .parse("energy.cpu_watts", "watts of all processors, such as `65`; 0: not known", amount)
                     .map(|watts| Some(watts).filter(|watts| *watts > 0.0))?,
+                meter_file: raw.path("energy.meter_file"),
+                grams_per_kwh: match raw.written("energy.grams_per_kwh").text.as_str() {
+                    "" => None,
+                    _ => Some(raw.parse("energy.grams_per_kwh", "grams, such as `44.2`", amount)?),
+                },
             },
             engine: Engine {
                 isa,
@@ -285,6 +407,29 @@ impl fmt::Display for Origin {
             Self::Flag { name } => write!(f, "flag {name}"),
         }
     }
+}
+
+/// What notes and policies can carry as a name.
+fn site_id(text: &str) -> Option<String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
+    (!text.is_empty() && text.len() <= 200 && text.chars().all(fits)).then(|| text.to_owned())
+}
+
+fn witness(line: &str) -> Option<(String, VerifierKey)> {
+    let (url, key) = line.trim().split_once(' ')?;
+    let url =
+        Some(url.trim_end_matches('/')).filter(|url| url.starts_with("http://") || url.starts_with("https://"))?;
+    Some((url.to_owned(), key.trim().parse().ok()?))
+}
+
+pub fn country(text: &str) -> Option<String> {
+    (text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_uppercase())).then(|| text.to_owned())
+}
+
+pub const COUNTRY: &str = "two capital letters of ISO 3166, such as `MA` or `FR`";
+
+fn amount(text: &str) -> Option<f64> {
+    text.parse::<f64>().ok().filter(|amount| amount.is_finite() && *amount >= 0.0)
 }
 
 /// `large=small` between spaces, commas or line feeds.

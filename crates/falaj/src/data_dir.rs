@@ -36,6 +36,16 @@ pub fn create(dir: &Path) -> Outcome {
     builder.create(dir).or_fail(|| format!("`{}`", dir.display())).or_next(|| Word::ChooseDataDir.text().to_owned())
 }
 
+/// What helps where the directory's disk has no space; `None` where it has.
+pub fn full(dir: &Path) -> Option<String> {
+    let disk = rustix::fs::statvfs(dir).ok()?;
+    let free_bytes = disk.f_bavail.saturating_mul(disk.f_frsize);
+    (free_bytes < ENOUGH_BYTES).then(|| Word::DiskFull.with(&[&dir.display().to_string()]))
+}
+
+/// To start with, and to make the files of an empty directory.
+const ENOUGH_BYTES: u64 = 4 << 20;
+
 /// Held by the one server of a data directory; the system drops it with the process, however that ends.
 #[derive(Debug)]
 pub struct DataLock {
@@ -50,8 +60,8 @@ impl DataLock {
         match file.try_lock() {
             Ok(()) => {
                 // For people who look; nothing reads it back but the message below.
-                file.set_len(0)?;
-                write!(file, "{}", std::process::id())?;
+                // On a full disk it is missing, and the lock holds.
+                let _ = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
                 Ok(Self { _file: file })
             }
             Err(TryLockError::WouldBlock) => {

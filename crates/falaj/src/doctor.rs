@@ -4,14 +4,17 @@
 mod cost;
 mod limits;
 mod model;
+mod power;
 
 use crate::args::Doctor;
 use crate::context::Context;
+use crate::energy;
 use crate::failure::Outcome;
 use crate::machine::Machine;
 use crate::models::free_bytes;
 use crate::output;
 use crate::words::Word;
+use falaj_energy::Findings;
 use falaj_kernels::{Format, Isa};
 use limits::Limits;
 use serde_json::json;
@@ -27,6 +30,7 @@ pub fn doctor(context: &Context, options: &Doctor) -> Outcome {
     let disk_bytes = free_bytes(existing)?;
     let (isa, threads) = (context.config.engine.isa, context.config.engine.options.threads);
     let limits = (!options.quick).then(|| Limits::measure(isa, threads));
+    let (power, carbon) = (Findings::look(&energy::settings(&context.config)), energy::carbon(&context.config));
     let fits = FORMATS.map(|format| (format, parameters_that_fit(format, machine.usable_bytes())));
     if context.json {
         output::pretty_json(&json!({
@@ -43,6 +47,7 @@ pub fn doctor(context: &Context, options: &Doctor) -> Outcome {
             "memory_limit_bytes": machine.limit_bytes,
             "data": data,
             "disk_free_bytes": disk_bytes,
+            "energy": power::json(&power, &carbon),
             "parameters_that_fit": fits.iter().map(|(f, n)| (f.to_string(), *n)).collect::<std::collections::BTreeMap<_, _>>(),
             "limits": limits.as_ref().map(Limits::json),
             "debug_build": cfg!(debug_assertions),
@@ -63,6 +68,9 @@ pub fn doctor(context: &Context, options: &Doctor) -> Outcome {
     }
     let disk = [&*output::bytes(disk_bytes), &data.display().to_string()];
     row(&Word::DoctorDisk, Word::DoctorDiskOf.with(&disk));
+    for (label, value) in power::rows(&power, &carbon) {
+        row(&label, value);
+    }
     if let Some(limits) = &limits {
         row(&Word::DoctorBandwidth, format!("{:.1} GB/s", limits.read_bytes_per_s / 1e9));
         let peaks = [("int8", limits.int8), ("bf16", limits.bf16), ("f32", limits.f32)];

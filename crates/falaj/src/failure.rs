@@ -31,6 +31,12 @@ impl Failure {
         self
     }
 
+    /// What to do about it, where nothing better is known.
+    pub fn or_else_next(mut self, step: impl FnOnce() -> Option<String>) -> Self {
+        self.next = self.next.or_else(step);
+        self
+    }
+
     /// Puts what was being done before the cause.
     pub fn while_doing(mut self, what: &str) -> Self {
         self.cause = format!("{what}: {}", self.cause);

@@ -72,8 +72,8 @@ fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file = options.open(path)?;
-    writeln!(file, "{text}")?;
-    file.sync_all()
+    // Half a key would be in the way of a whole one.
+    writeln!(file, "{text}").and_then(|()| file.sync_all()).inspect_err(|_| drop(fs::remove_file(path)))
 }
 
 /// A warning and no refusal: secrets mounted into containers often come with wider modes that nobody can change.

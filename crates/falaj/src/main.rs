@@ -2,15 +2,18 @@
 //! model, text or HTTP logic lives here. Start at `args.rs` for what can be asked, `config.rs` for what can be set.
 #![forbid(unsafe_code)]
 
+mod admin;
 mod args;
 mod builtin;
 mod chat;
 mod config;
 mod context;
+mod cosign;
 mod data;
 mod data_dir;
 mod doctor;
 mod energy;
+mod engine;
 mod eval;
 mod export;
 mod failure;
@@ -18,7 +21,9 @@ mod hub;
 mod inspect;
 mod job;
 mod key;
+mod ledger;
 mod machine;
+mod migrate;
 mod models;
 mod optimize;
 mod outline;
@@ -28,9 +33,13 @@ mod policy;
 mod progress;
 mod run;
 mod serving;
+mod site_key;
+mod state;
 mod talk;
 mod train;
 mod up;
+mod verify;
+mod witness;
 mod words;
 
 use args::{Command, ConfigCommand};
@@ -55,11 +64,16 @@ fn execute(args: args::Args) -> Outcome {
         Command::Chat(chat) => chat::chat(&context, chat),
         Command::Run(run) => run::run(&context, &run),
         Command::Model { command } => models::models(&context, command),
+        Command::Engine { command } => engine::engine(&context, command),
         Command::Train(options) => train::train(&context, &options),
         Command::Job { command } => job::job(&context, &command),
         Command::Data { command } => data::data(&context, &command),
         Command::Eval(options) => eval::eval(&context, &options),
         Command::Policy { command } => policy::policy(&context, &command),
+        Command::Verify(options) => verify::verify(&context, &options),
+        Command::Witness(options) => witness::witness(&context, &options),
+        Command::Admin { command } => admin::admin(&context, &command),
+        Command::Ledger { command } => ledger::ledger(&context, &command),
         Command::Config { command: ConfigCommand::Show } => config::show(&context),
         Command::Doctor(options) => doctor::doctor(&context, &options),
     }

@@ -16,6 +16,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 pub fn policy(context: &Context, command: &PolicyCommand) -> Outcome {
     match command {
+        PolicyCommand::Schema => {
+            output::line(falaj_govern::SCHEMA.trim_end());
+            Ok(())
+        }
         PolicyCommand::Check { policies } => check(context, policies),
         PolicyCommand::Test { cases, world, policies, records } => {
             test(context, cases, world, policies, records.as_deref())

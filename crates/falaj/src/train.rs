@@ -6,7 +6,7 @@ mod view;
 
 use crate::args::{Train, TrainCommand};
 use crate::context::Context;
-use crate::energy::Meter;
+use crate::energy::{Meter, carbon};
 use crate::failure::{Failure, OrFail, Outcome};
 use crate::output;
 use crate::pace::{self, Pace, Work};
@@ -81,7 +81,7 @@ fn follow(context: &Context, options: &Train, path: &Path) -> Outcome {
     drop(view);
     let Finished::Done { exports, summary } = finished else { return Ok(()) };
     named.keep_pace(context, &recipe, &summary);
-    let report = report::write(&folder, &recipe, &summary, &exports)?;
+    let report = report::write(&folder, &recipe, &summary, &exports, &carbon(&context.config))?;
     for (format, path, distance) in &exports {
         let path = folder.join(path);
         if context.json {

@@ -2,14 +2,20 @@
 
 use crate::builtin;
 use crate::context::Context;
+use crate::cosign::Cosigning;
 use crate::data_dir::{self, DataLock};
-use crate::failure::{Failure, Outcome};
+use crate::energy;
+use crate::engine;
+use crate::failure::{Failure, OrFail, Outcome};
 use crate::key::AdminKey;
 use crate::output;
 use crate::serving::{self, CatalogLoader, Place};
+use crate::site_key;
+use crate::state;
 use crate::words::Word;
-use falaj_server::{App, JobSettings, Key, Registry, Settings, Site};
-use falaj_store::Store;
+use falaj_server::{
+    App, Book, Governance, GovernanceError, JobSettings, Key, Registry, Settings, SignInSettings, Site, SiteFacts,
+};
 use serde_json::json;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -20,6 +26,10 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 pub fn up(context: &Context) -> Outcome {
+    serve(context).map_err(|failure| failure.or_else_next(|| data_dir::full(&context.config.data)))
+}
+
+fn serve(context: &Context) -> Outcome {
     let config = &context.config;
     data_dir::create(&config.data)?;
     let _lock = DataLock::acquire(&config.data)?;
@@ -30,7 +40,6 @@ pub fn up(context: &Context) -> Outcome {
     let key = AdminKey::open(&config.server.key_file)?;
 
     let registry = registry(context, &runtime)?;
-    let models: Vec<String> = registry.list().into_iter().map(|listed| listed.facts.id).collect();
     let settings = Settings {
         keys: vec![Key::from_secret("admin", key.key.expose())],
         body_limit_bytes: config.server.body_limit_bytes,
@@ -38,19 +47,68 @@ pub fn up(context: &Context) -> Outcome {
         max_connections: config.server.max_connections,
         ..Settings::default()
     };
-    let store = runtime.block_on(Store::open(&config.data))?;
+    let store = runtime.block_on(state::open(config))?;
+    let prices = runtime.block_on(store.directory())?.prices;
     let site = Site::new(store, jobs(context)?, config.server.file_limit_bytes)?;
-    let app = App::new(settings, registry).with_site(site);
+    let (power, carbon) = (falaj_energy::Site::start(energy::settings(config))?, energy::carbon(config));
+    let facts = SiteFacts {
+        energy_grade: power.findings().method.grade().letter(),
+        grams_per_kwh: carbon.grams_per_kwh.round() as u32,
+        ..config.site.facts.clone()
+    };
+    let site_key = site_key::open(&config.site.key)?;
+    let book = runtime.block_on(Book::with(&config.data, site_key, &facts.id));
+    let book = book.map_err(|error| {
+        let damage = matches!(&error, GovernanceError::Ledger(error) if error.is_damage());
+        let failure = Failure::from(error).while_doing(Word::UpLedger.text());
+        if damage {
+            failure.next(Word::UpLedgerDamaged.with(&[&config.data.join("ledger").display().to_string()]))
+        } else {
+            failure
+        }
+    })?;
+    let cosigning = Cosigning::start(&book, &config.site)?;
+    let governance = Governance::new(facts, settings.keys.clone(), Some(book));
+    let mut governance = governance.or_fail(|| Word::UpGovernance.text().to_owned())?;
+    runtime.block_on(governance.count_on(&prices))?;
+    let app = App::governed(settings, registry, governance).with_site(site).with_energy(power, carbon);
+    let app = match sign_in(context, address)? {
+        Some(settings) => app.with_sign_in(settings).or_fail(|| "`oidc.issuer`, `server.url`".to_owned())?,
+        None => app,
+    };
+    let engines = engine::attached(&config.data)?;
+    app.attach(engines.clone());
+    runtime.block_on(app.reload())?;
+    let models: Vec<String> = app.registry().list().into_iter().map(|listed| listed.facts.id).collect();
     runtime.block_on(async {
         // Registered before the address is printed: whoever reads it may already send one.
         let stop = stop_signal(context.json)?;
         announce(context, address, &key, &models);
+        tokio::spawn(engine::watch(app.clone(), config.data.clone(), engines));
         falaj_server::serve(listener, app, stop).await.map_err(Failure::from)
     })?;
+    drop(cosigning);
     if !context.json {
         output::note(Word::UpStopped.text());
     }
     Ok(())
+}
+
+/// Who tells this site who people are, and where they come back to.
+fn sign_in(context: &Context, address: SocketAddr) -> Outcome<Option<SignInSettings>> {
+    let Some(oidc) = &context.config.oidc else { return Ok(None) };
+    let read = |path: &Path| std::fs::read(path).or_fail(|| format!("`{}`", path.display()));
+    let secret = oidc.client_secret_file.as_deref().map(read).transpose()?;
+    Ok(Some(SignInSettings {
+        issuer: oidc.issuer.clone(),
+        client_id: oidc.client_id.clone(),
+        client_secret: secret.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()),
+        ca_pem: oidc.ca_file.as_deref().map(read).transpose()?,
+        url: context.config.server.url.clone().unwrap_or_else(|| format!("http://{address}")),
+        organisation: oidc.organisation.clone(),
+        newcomers: oidc.newcomers.clone(),
+        session_s: oidc.session.as_secs(),
+    }))
 }
 
 /// Each job is `falaj job run FOLDER`: this very program, with the same data folder.
@@ -109,7 +167,7 @@ fn registry(context: &Context, runtime: &tokio::runtime::Runtime) -> Outcome<Reg
     Ok(registry)
 }
 
-async fn listen(address: SocketAddr) -> Outcome<TcpListener> {
+pub async fn listen(address: SocketAddr) -> Outcome<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| {
         if error.kind() == ErrorKind::AddrInUse {
             let other = SocketAddr::new(address.ip(), address.port().checked_add(1).unwrap_or(8080));
@@ -123,7 +181,7 @@ async fn listen(address: SocketAddr) -> Outcome<TcpListener> {
 }
 
 /// Resolves at the first SIGINT or SIGTERM; the second ends the process at once.
-fn stop_signal(quiet: bool) -> Outcome<impl Future<Output = ()> + use<>> {
+pub fn stop_signal(quiet: bool) -> Outcome<impl Future<Output = ()> + use<>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     Ok(async move {

@@ -117,6 +117,7 @@ words! {
         "another falaj (process {1}) already serves from `{0}`",
         "un autre falaj (processus {1}) sert déjà depuis `{0}`",
         "يعمل falaj آخر (العملية {1}) على المجلد `{0}`";
+    DiskFull: "the disk of `{0}` is full: make space on it, then start again", "le disque de `{0}` est plein : libérez de l'espace, puis redémarrez", "قرص `{0}` ممتلئ: أخلِ مساحة فيه ثم ابدأ من جديد";
     DataDirLockedNext:
         "stop it, or give this one a directory of its own: `--data DIR`",
         "arrêtez-le, ou donnez à celui-ci son propre répertoire : `--data DIR`",
@@ -155,6 +156,12 @@ words! {
         "fin des réponses en cours ; encore une fois pour arrêter tout de suite",
         "نُكمل الإجابات الجارية؛ اضغط مرة أخرى للإيقاف فورًا";
     UpStopped: "stopped", "arrêté", "توقّف";
+    UpLedger: "the ledger does not open", "le registre ne s'ouvre pas", "تعذّر فتح السجل";
+    UpLedgerDamaged:
+        "nothing was changed; restore the whole of `{0}` from one copy, and compare it with an export or with what the witnesses have",
+        "rien n'a été modifié ; restaurez tout `{0}` depuis une même copie, et comparez-la à un export ou à ce qu'ont les témoins",
+        "لم يُغيَّر شيء؛ استعد `{0}` كله من نسخة واحدة، وقارنها بنسخة مصدَّرة أو بما لدى الشهود";
+    UpGovernance: "the gate cannot be set up", "la porte d'accès ne peut pas être mise en place", "تعذّر إعداد البوابة";
     UpAddressTaken: "something already listens on {0}", "quelque chose écoute déjà sur {0}", "يستمع برنامج آخر على {0}";
     UpAddressTakenNext:
         "stop it, or choose another port: `falaj up --listen {0}`",
@@ -421,6 +428,7 @@ words! {
     ReportHeld: "held-out loss (share of tokens right)", "perte réservée (part de jetons justes)", "الخسارة المحجوزة (نسبة الرموز الصحيحة)";
     ReportTime: "time (h:min:s)", "durée (h:min:s)", "الزمن (س:د:ث)";
     ReportEnergy: "energy (grade: method)", "énergie (classe : méthode)", "الطاقة (الدرجة: الطريقة)";
+    ReportCarbon: "emissions (CO2)", "émissions (CO2)", "الانبعاثات (CO2)";
     ReportUnknown: "not known", "inconnue", "غير معروفة";
     ReportResults: "results", "résultats", "النتائج";
     ReportSamples: "What it answered", "Ses réponses", "ما أجاب به";
@@ -596,6 +604,17 @@ words! {
     EvalUncertain: "not told apart", "non départagé", "غير محسوم";
     EvalWritten: "written to `{0}`", "écrit dans `{0}`", "كُتب في `{0}`";
 
+    // Attached engines
+    EngineAttached: "attached `{0}`: {1}", "`{0}` rattaché : {1}", "رُبط `{0}`: `{1}`";
+    EngineDetached: "`{0}` is no longer attached", "`{0}` n'est plus rattaché", "لم يعد `{0}` مربوطًا";
+    EngineNone: "no engine is attached", "aucun moteur n'est rattaché", "لا محرك مربوط";
+    EngineUnknown: "no engine is attached as `{0}`", "aucun moteur n'est rattaché sous `{0}`", "لا محرك مربوط باسم `{0}`";
+    EngineNoModels: "`{0}` lists no models", "`{0}` n'annonce aucun modèle", "لا يعرض `{0}` أي نموذج";
+    EngineNoModelsNext:
+        "name them with `--models`, or attach it again once it has some",
+        "nommez-les avec `--models`, ou rattachez-le quand il en aura",
+        "سمِّها بالخيار `--models`، أو أعد ربطه حين تكون لديه نماذج";
+
     // Policies
     PolicyFits: "{0} policies fit; SHA-256 {1}", "{0} politiques conviennent ; SHA-256 {1}", "{0} من السياسات صالحة؛ `SHA-256 {1}`";
     PolicyWarning: "odd: {0}", "curieux : {0}", "غريب: {0}";
@@ -604,6 +623,72 @@ words! {
         "what policies can read is in `crates/govern/policies/site.cedarschema`",
         "ce que les politiques peuvent lire est dans `crates/govern/policies/site.cedarschema`",
         "ما تستطيع السياسات قراءته مذكور في `crates/govern/policies/site.cedarschema`";
+    LedgerEmpty: "there is no ledger in {0}", "il n'y a pas de registre dans {0}", "لا يوجد سجل في `{0}`";
+    LedgerEmptyNext: "start the site once with `falaj up`", "démarrez le site une fois avec `falaj up`", "شغّل الموقع مرة بالأمر `falaj up`";
+    LedgerHolds: "{0}: {1} entries, root {2}", "{0} : {1} entrées, racine {2}", "`{0}`: عدد القيود {1}، الجذر `{2}`";
+    LedgerKeyMade: "made the site's key; others know it as {0}", "la clé du site est faite ; les autres la connaissent comme {0}", "أُنشئ مفتاح الموقع، ويعرفه الآخرون باسم `{0}`";
+    SettingEither: "`{0}` and `{1}` are both set", "`{0}` et `{1}` sont tous deux définis", "الإعدادان `{0}` و`{1}` محددان معًا";
+    SettingEitherNext: "keep one of them", "gardez l'un des deux", "أبقِ واحدًا منهما";
+    SettingMissing: "`{0}` is not set", "`{0}` n'est pas défini", "الإعداد `{0}` غير محدد";
+    SettingMissingNext: "these go together: {0}", "ceux-ci vont ensemble : {0}", "هذه الإعدادات تأتي معًا: {0}";
+    LedgerExported: "{0} entries are in {1}", "{0} entrées sont dans {1}", "{0} من القيود في `{1}`";
+    AdminKept: "kept {0} {1}", "gardé : {0} {1}", "حُفظ {0} `{1}`";
+    MigrateMoved: "this site's rows are in PostgreSQL already: see `database.url_file`", "les données de ce site sont déjà dans PostgreSQL : voir `database.url_file`", "بيانات هذا الموقع في PostgreSQL أصلًا: انظر `database.url_file`";
+    MigrateAddress:
+        "other users of this machine can see an address on the command line; with a password in it, use --to-file",
+        "d'autres utilisateurs de cette machine voient une adresse sur la ligne de commande ; avec un mot de passe, utilisez --to-file",
+        "يرى مستخدمو هذا الجهاز الآخرون العنوان في سطر الأوامر؛ إن كان فيه كلمة سر فاستعمل `--to-file`";
+    MigrateWhere: "where to: --to or --to-file", "vers où : --to ou --to-file", "إلى أين: `--to` أو `--to-file`";
+    MigrateDone:
+        "both sides are equal (table, rows, copied now, SHA-256); set database.url_file, then start the site: the ledger, usage, keys and files stay in the data folder",
+        "les deux côtés sont égaux (table, lignes, copiées maintenant, SHA-256) ; réglez database.url_file, puis démarrez le site : registre, usage, clés et fichiers restent dans le dossier de données",
+        "الجانبان متساويان (الجدول والصفوف وما نُسخ الآن وSHA-256)؛ اضبط `database.url_file` ثم شغّل الموقع: يبقى السجل والاستهلاك والمفاتيح والملفات في مجلد البيانات";
+    AdminRemoved: "removed {0}", "{0} retiré", "أُزيل `{0}`";
+    AdminSecret: "this is its secret: it is shown once and kept nowhere", "voici son secret : il est montré une fois et gardé nulle part", "هذا سره: يظهر مرة واحدة ولا يُحفظ في أي مكان";
+    AdminWhose: "whose limit: --organisation, --workspace or --key", "limite de qui : --organisation, --workspace ou --key", "حد مَن: `--organisation` أو `--workspace` أو `--key`";
+    AdminGrant: "the terms", "les termes", "الشروط";
+    AdminUnknown: "there is no {0} `{1}`", "il n'y a pas de {0} `{1}`", "لا يوجد {0} `{1}`";
+    AdminSeveral: "several are called {0} `{1}`: {2}", "plusieurs s'appellent {0} `{1}` : {2}", "يحمل أكثر من واحد الاسم {0} `{1}`: {2}";
+    AdminRole: "there is no role `{0}` there; there are {1}", "il n'y a pas de rôle `{0}` ici ; il y a {1}", "لا يوجد دور `{0}` هناك؛ الأدوار: {1}";
+    AdminElsewhere: "`{0}` is of another organisation", "`{0}` est d'une autre organisation", "`{0}` من مؤسسة أخرى";
+    AdminSignedOut: "{1}: ended {0} sessions", "{1} : {0} sessions terminées", "`{1}`: أُنهيت {0} جلسات";
+    AdminAction: "`{0}` is no action; there are {1}", "`{0}` n'est pas une action ; il y a {1}", "`{0}` ليس إجراءً؛ الإجراءات: {1}";
+    WitnessReady: "witnessing {0} ledgers at http://{1}; its key:", "témoin de {0} registres sur http://{1} ; sa clé :", "يشهد على {0} سجلات في `http://{1}`؛ مفتاحه:";
+    WitnessNoKey: "{0} holds no key of a ledger", "{0} ne contient pas de clé de registre", "لا يحتوي `{0}` على مفتاح سجل";
+    VerifyCounts:
+        "{0}: {1} entries: {2} admissions, {3} receipts, {4} sessions, {5} tombstones; {7} denials; {6} decisions made again",
+        "{0} : {1} entrées : {2} admissions, {3} reçus, {4} sessions, {5} pierres tombales ; {7} refus ; {6} décisions refaites",
+        "`{0}`: عدد القيود {1}: {2} إذن دخول، {3} إيصال، {4} جلسة، {5} شاهد حذف؛ والمرفوض {7}؛ وأُعيد اتخاذ {6} قرارًا";
+    VerifyBack: "times go back by up to {0} s: this site's clock was set back", "les heures reculent de {0} s au plus : l'horloge de ce site a été retardée", "تتراجع الأوقات بما يصل إلى {0} ثانية: أُعيدت ساعة هذا الموقع إلى الوراء";
+    VerifyWitnesses: "cosigned by {0}", "cosigné par {0}", "شارك في التوقيع {0}";
+    VerifyOwnKeys:
+        "the keys are the pack's own: it is whole, but anybody could have made it; name keys that you trust with --trust",
+        "les clés sont celles du paquet : il est entier, mais n'importe qui a pu le faire ; nommez des clés sûres avec --trust",
+        "المفاتيح هي مفاتيح الحزمة نفسها: هي كاملة لكن أي أحد كان يستطيع صنعها؛ سمِّ مفاتيح تثق بها بالخيار `--trust`";
+    VerifyHolds: "everything holds", "tout tient", "كل شيء صحيح";
+    VerifyFails: "{0} things do not hold", "{0} choses ne tiennent pas", "{0} من الأمور لا تصح";
+    VerifyFailsNext:
+        "ask the site for another export, or show this to whoever relies on it",
+        "demandez au site un autre export, ou montrez ceci à qui s'y fie",
+        "اطلب من الموقع تصديرًا آخر، أو اعرض هذا على من يعتمد عليه";
+    VerifyMissing: "the decision that it names is not in the pack", "la décision qu'elle nomme n'est pas dans le paquet", "القرار الذي يسميه ليس في الحزمة";
+    VerifyNoPolicies: "the policies of its decision are not in the pack", "les politiques de sa décision ne sont pas dans le paquet", "سياسات قراره ليست في الحزمة";
+    VerifyOther: "its decision, made again, is another", "sa décision, refaite, est autre", "قراره حين أُعيد اتخاذه مختلف";
+    VerifyPermitted: "its decision was a permit", "sa décision était une autorisation", "كان قراره إذنًا";
+    VerifyDenied: "its decision was a denial", "sa décision était un refus", "كان قراره رفضًا";
+    VerifyClaims: "the entry and its decision name another {0}", "l'entrée et sa décision nomment un autre élément : {0}", "القيد وقراره يختلفان في {0}";
+    VerifyNoReceipt: "this receipt is not in the ledger", "ce reçu n'est pas dans le registre", "هذا الإيصال ليس في السجل";
+    VerifyBadReceipt: "this is no receipt: {0}", "ce n'est pas un reçu : {0}", "هذا ليس إيصالًا: {0}";
+    VerifyReceipt: "the receipt is entry {0}:", "le reçu est l'entrée {0} :", "الإيصال هو القيد {0}:";
+    ReplaySame: "answered again by {0}: the same, {1} tokens", "répondu de nouveau par {0} : identique, {1} jetons", "أُعيدت الإجابة من `{0}`: مطابقة، {1} رمزًا";
+    ReplayOther: "answered again by {0}: another from character {1} of choice {2} on: {3} in place of {4}", "répondu de nouveau par {0} : autre dès le caractère {1} du choix {2} : {3} au lieu de {4}", "أُعيدت الإجابة من `{0}`: تختلف من الحرف {1} في الخيار {2}: {3} بدلًا من {4}";
+    ReplayModel: "the receipt is of another model than {0}", "le reçu est d'un autre modèle que {0}", "الإيصال لنموذج غير `{0}`";
+    ReplayNumerics:
+        "the receipt was made with {0}, this is {1}: a difference below may come from that",
+        "le reçu a été fait avec {0}, ici {1} : une différence peut en venir",
+        "صُنع الإيصال على `{0}` وهذا `{1}`: قد يكون هذا سبب الاختلاف";
+    ReplayCounts: "the receipt says {0} prompt and {1} answered tokens, the replay has {2} and {3}", "le reçu dit {0} jetons d'entrée et {1} de réponse, la reprise {2} et {3}", "يذكر الإيصال {0} رمزًا للطلب و{1} للإجابة، وفي الإعادة {2} و{3}";
+    ReplayRefused: "the request cannot be answered again: {0}", "la requête ne peut être refaite : {0}", "تعذّرت إعادة الطلب: {0}";
     PolicyWorld: "the world", "le monde", "العالم";
     PolicyPermitted: "permitted", "permis", "مسموح";
     PolicyDenied: "denied", "refusé", "مرفوض";
@@ -632,6 +717,43 @@ words! {
     DoctorLimit: "limit of the container or service: {0}", "limite du conteneur ou du service : {0}", "حد الحاوية أو الخدمة: {0}";
     DoctorDisk: "disk", "disque", "القرص";
     DoctorDiskOf: "{0} free in `{1}`", "{0} libres dans `{1}`", "{0} متاحة في `{1}`";
+    DoctorEnergy: "energy", "énergie", "الطاقة";
+    DoctorEnergyGrade: "grade {0}: {1}", "classe {0} : {1}", "الدرجة {0}: {1}";
+    DoctorEnergyCounters:
+        "counters of {0} processor packages, above idle, shared by CPU time",
+        "compteurs de {0} processeurs, au-dessus du repos, partagés selon le temps processeur",
+        "عدادات {0} من المعالجات، ما فوق الخمول، موزعة بحسب زمن المعالج";
+    DoctorEnergyMeter:
+        "the meter of `energy.meter_file`, above idle, shared by CPU time",
+        "le compteur de `energy.meter_file`, au-dessus du repos, partagé selon le temps processeur",
+        "العداد في `energy.meter_file`، ما فوق الخمول، موزعًا بحسب زمن المعالج";
+    DoctorEnergySet:
+        "CPU time × {0} W a hardware thread, from `energy.cpu_watts`",
+        "temps processeur × {0} W par fil matériel, d'après `energy.cpu_watts`",
+        "زمن المعالج × {0} واط لكل خيط عتادي، من `energy.cpu_watts`";
+    DoctorEnergyLimit:
+        "CPU time × {0} W a hardware thread, from the processor's power limit",
+        "temps processeur × {0} W par fil matériel, d'après la limite de puissance du processeur",
+        "زمن المعالج × {0} واط لكل خيط عتادي، من حد قدرة المعالج";
+    DoctorEnergyAssumed:
+        "CPU time × {0} W a hardware thread, assumed; `energy.cpu_watts` makes it grade D",
+        "temps processeur × {0} W par fil matériel, supposés ; `energy.cpu_watts` en fait la classe D",
+        "زمن المعالج × {0} واط لكل خيط عتادي، افتراضًا؛ و`energy.cpu_watts` يجعلها الدرجة D";
+    DoctorEnergyGpus:
+        "{0} GPUs count; nothing of Falaj runs there, so nothing of it is charged",
+        "{0} GPU comptent ; rien de Falaj n'y tourne, donc rien n'en est imputé",
+        "{0} من معالجات الرسوم تعدّ؛ ولا يعمل عليها شيء من Falaj فلا يُحسب منها شيء";
+    DoctorNoCounters:
+        "no power counters in `{0}`: a virtual machine seldom has them",
+        "aucun compteur d'énergie dans `{0}` : une machine virtuelle en a rarement",
+        "لا عدادات للطاقة في `{0}`: قلّما تملكها الأجهزة الافتراضية";
+    DoctorCountersDenied:
+        "`{0}` may not be read: let the account of Falaj read it for grade B",
+        "`{0}` n'est pas lisible : autorisez le compte de Falaj à le lire pour la classe B",
+        "لا تُسمح قراءة `{0}`: اسمح لحساب Falaj بقراءته لتكون الدرجة B";
+    DoctorCarbon: "electricity", "électricité", "الكهرباء";
+    DoctorCarbonOf: "{0} g CO2 per kWh ({1})", "{0} g de CO2 par kWh ({1})", "{0} غ CO2 لكل ك.و.س ({1})";
+    World: "world", "monde", "العالم";
     DoctorBandwidth: "memory speed", "débit mémoire", "سرعة الذاكرة";
     DoctorPeaks: "arithmetic", "calcul", "الحساب";
     DoctorPerToken: "Each token costs:", "Chaque jeton coûte :", "كلفة كل رمز:";

@@ -5,7 +5,6 @@ use falaj_govern::{
     Action, Actor, ActorKind, Artifact, Class, Decision, Gate, Grant, Organisation, Policies, Question, ROLES, Site,
     Target, Workspace, World,
 };
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 const NOW: u64 = 1_795_429_200;
@@ -98,5 +97,5 @@ fn world(tenants: usize) -> World {
         until: None,
     };
     let grants = (0..tenants).map(|n| (format!("grant-{n}"), grant(n))).collect();
-    World { site, organisations, workspaces, actors, artifacts, destinations: BTreeMap::new(), grants }
+    World { site, organisations, workspaces, actors, artifacts, destinations: Default::default(), grants }
 }

@@ -99,6 +99,12 @@ impl Gate {
         if answer.permitted { Decision::Permit(Permit(answer)) } else { Decision::Denial(Denial(answer)) }
     }
 
+    /// Whether the artifact is the actor's organisation's, or granted to it, whatever else policies say of it: who is denied then may
+    /// hear why; to others it is not there.
+    pub fn reaches(&self, actor: &str, artifact: &str, now: u64) -> bool {
+        self.state().reaches(actor, artifact, now)
+    }
+
     fn state(&self) -> Arc<State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -118,7 +124,7 @@ impl Permit {
 impl Denial {
     /// The policy that forbade it; `no-grant`, `not-yours`, `unknown-actor` or `unreadable` where none permitted it.
     pub fn policy(&self) -> &str {
-        self.0.deciding.first().map_or("not-yours", String::as_str)
+        self.0.deciding.first().map_or(NOT_YOURS, String::as_str)
     }
 
     /// What the caller can do about it.
@@ -145,6 +151,10 @@ impl Deref for Denial {
 }
 
 impl Answer {
+    pub fn question(&self) -> &Question {
+        &self.question
+    }
+
     pub fn epoch(&self) -> Epoch {
         self.state.epoch
     }
@@ -153,6 +163,7 @@ impl Answer {
         Record::new(
             &self.question,
             &self.state.world,
+            &self.state.granted(&self.question),
             self.time,
             self.permitted,
             &self.deciding,
@@ -165,6 +176,9 @@ impl Answer {
         *self.digest.get_or_init(|| self.record().digest())
     }
 }
+
+/// Of a denial that nothing decided.
+pub(crate) const NOT_YOURS: &str = "not-yours";
 
 /// What helps where no policy permitted and none forbade.
 fn missing(word: &str, language: Language) -> &'static str {
@@ -251,9 +265,7 @@ impl State {
         };
         let mut until = u64::MAX;
         let mut denied = None;
-        let organisation = self.organisation(actor);
-        let granted = self.grants.get(artifact).map(|granted| granted.to(organisation, &actor.workspace));
-        for id in granted.into_iter().flatten() {
+        for id in self.granted_to(artifact, actor) {
             let Some(grant) = self.world.grants.get(id) else { continue };
             for edge in [grant.from, grant.until].into_iter().flatten().filter(|edge| *edge > now) {
                 until = until.min(edge);
@@ -269,6 +281,26 @@ impl State {
         }
         // Without a grant the forbidding policies still have a say, and a name.
         (denied.unwrap_or_else(|| self.evaluate(question, actor, None, now, "no-grant", by)), until)
+    }
+
+    /// Ids of the grants on the artifact that is asked for which are for whoever asks, whatever else they say.
+    fn granted(&self, question: &Question) -> Vec<&str> {
+        match (&question.target, self.world.actors.get(&*question.actor)) {
+            (Target::Artifact(artifact), Some(actor)) => self.granted_to(artifact, actor),
+            _ => Vec::new(),
+        }
+    }
+
+    fn reaches(&self, actor: &str, artifact: &str, now: u64) -> bool {
+        let Some(actor) = self.world.actors.get(actor) else { return false };
+        let own = self.world.artifacts.get(artifact).is_some_and(|it| it.owner == self.organisation(actor));
+        let holds = |id: &&str| self.world.grants.get(*id).is_some_and(|grant| grant.holds(now));
+        own || self.granted_to(artifact, actor).iter().any(holds)
+    }
+
+    fn granted_to(&self, artifact: &str, actor: &Actor) -> Vec<&str> {
+        let granted = self.grants.get(artifact);
+        granted.map(|granted| granted.to(self.organisation(actor), &actor.workspace)).unwrap_or_default()
     }
 
     /// The artifact asked for, unless it is the actor's own. One that does not exist is like one that was not granted, so that

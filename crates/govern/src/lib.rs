@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
+mod by_id;
 mod cache;
 mod compiled;
 mod entities;
@@ -15,9 +16,10 @@ mod question;
 mod record;
 mod world;
 
+pub use by_id::ById;
 pub use error::Error;
 pub use gate::{Answer, Decision, Denial, Epoch, Gate, Permit};
-pub use policies::{Language, Policies};
+pub use policies::{Language, Policies, PolicyTexts, SCHEMA};
 pub use question::{Action, Label, Question, Target};
 pub use record::Record;
 pub use world::{Actor, ActorKind, Artifact, Class, Destination, Grant, Organisation, ROLES, Site, Workspace, World};

@@ -4,6 +4,7 @@ use crate::Error;
 use crate::compiled::Compiled;
 use cedar_policy::{PolicyId, PolicySet, Schema, ValidationMode, Validator};
 use falaj_artifact::Digest;
+use serde::{Deserialize, Serialize};
 use std::sync::{Arc, LazyLock};
 
 /// A validated set. What does not validate is never held.
@@ -13,6 +14,13 @@ pub struct Policies {
     pub(crate) compiled: Arc<Compiled>,
     digest: Digest,
     warnings: Vec<String>,
+}
+
+/// A site's own policies as they are kept, so that a decision can be made again under them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyTexts<T = String> {
+    pub policies: Vec<T>,
 }
 
 /// Of remedies.
@@ -81,14 +89,17 @@ impl Policies {
     }
 }
 
+/// What policies can read.
+pub const SCHEMA: &str = include_str!("../policies/site.cedarschema");
+
 const BUILT_IN: &str = include_str!("../policies/site.cedar");
 
 pub(crate) fn schema() -> Result<&'static Schema, Error> {
-    static SCHEMA: LazyLock<Result<Schema, String>> = LazyLock::new(|| {
-        let read = Schema::from_cedarschema_str(include_str!("../policies/site.cedarschema"));
+    static READ: LazyLock<Result<Schema, String>> = LazyLock::new(|| {
+        let read = Schema::from_cedarschema_str(SCHEMA);
         read.map(|(schema, _)| schema).map_err(|error| error.to_string())
     });
-    SCHEMA.as_ref().map_err(|error| Error::Invalid(error.clone()))
+    READ.as_ref().map_err(|error| Error::Invalid(error.clone()))
 }
 
 fn add(set: &mut PolicySet, text: &str) -> Result<(), Error> {

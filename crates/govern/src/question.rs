@@ -3,6 +3,7 @@
 use crate::world::Class;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 
 /// May this principal do this?
@@ -32,6 +33,19 @@ pub enum Target {
     Organisation(Arc<str>),
     Destination(Arc<str>),
     Site,
+}
+
+/// As a kind and an id, such as `artifact:falaj-seed`; the site is one.
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Artifact(id) => write!(f, "artifact:{id}"),
+            Self::Workspace(id) => write!(f, "workspace:{id}"),
+            Self::Organisation(id) => write!(f, "organisation:{id}"),
+            Self::Destination(id) => write!(f, "destination:{id}"),
+            Self::Site => f.write_str("site"),
+        }
+    }
 }
 
 /// What data carries from upload to retrieval to prompt to tool call. `None` means any.

@@ -2,13 +2,13 @@
 //! others.
 
 use crate::Error;
-use crate::gate::{By, State, Verdict};
+use crate::by_id::ById;
+use crate::gate::{By, NOT_YOURS, State, Verdict};
 use crate::policies::Policies;
 use crate::question::{Question, Target};
 use crate::world::{Grant, World};
 use falaj_artifact::Digest;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 
 /// Written as JSON with its fields in this order, which is what its digest is of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,7 @@ impl Record {
     pub(crate) fn new(
         question: &Question,
         world: &World,
+        granted: &[&str],
         time: u64,
         permitted: bool,
         deciding: &[String],
@@ -37,16 +38,26 @@ impl Record {
         Self {
             question: question.clone(),
             time,
-            world: part(world, question, time),
+            world: part(world, question, granted, time),
             permitted,
             deciding: deciding.to_vec(),
             policies: policies.to_string(),
         }
     }
 
-    pub fn digest(&self) -> Digest {
+    /// The bytes that [`Record::digest`] is of.
+    pub fn to_json(&self) -> Vec<u8> {
         // INVARIANT: strings, numbers, sets and maps with string keys always serialise.
-        Digest::of(&serde_json::to_vec(self).unwrap_or_default())
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    pub fn digest(&self) -> Digest {
+        Digest::of(&self.to_json())
+    }
+
+    /// The first policy that decided, or the word for what was missing.
+    pub fn policy(&self) -> &str {
+        self.deciding.first().map_or(NOT_YOURS, String::as_str)
     }
 
     /// Decides the question again, from the recorded world, by Cedar's own evaluator.
@@ -71,16 +82,16 @@ impl Record {
     }
 }
 
-/// What a decision on `question` reads, and nothing of anybody else.
-fn part(world: &World, question: &Question, now: u64) -> World {
+/// What a decision on `question` reads, and nothing of anybody else. `granted`: ids of the grants that could have counted.
+fn part(world: &World, question: &Question, granted: &[&str], now: u64) -> World {
     let mut part = World {
         site: world.site.clone(),
-        organisations: BTreeMap::new(),
-        workspaces: BTreeMap::new(),
-        actors: BTreeMap::new(),
-        artifacts: BTreeMap::new(),
-        destinations: BTreeMap::new(),
-        grants: BTreeMap::new(),
+        organisations: ById::default(),
+        workspaces: ById::default(),
+        actors: ById::default(),
+        artifacts: ById::default(),
+        destinations: ById::default(),
+        grants: ById::default(),
     };
     keep(&mut part.organisations, &world.organisations, &world.site.operator);
     let actor = world.actors.get(&*question.actor);
@@ -106,13 +117,9 @@ fn part(world: &World, question: &Question, now: u64) -> World {
     }
     if let (Target::Artifact(artifact), Some(actor)) = (&question.target, actor) {
         let organisation = world.workspaces.get(&actor.workspace).map_or("", |it| it.organisation.as_str());
-        for (id, grant) in &world.grants {
-            let for_it = grant.artifacts.contains(&**artifact) && grant.holds(now);
-            let for_them = grant.everyone
-                || grant.organisations.contains(organisation)
-                || grant.workspaces.contains(&actor.workspace);
-            if for_it && for_them {
-                part.grants.insert(id.clone(), narrowed(grant, artifact, organisation, &actor.workspace));
+        for id in granted {
+            if let Some(grant) = world.grants.get(*id).filter(|grant| grant.holds(now)) {
+                part.grants.insert((*id).to_owned(), narrowed(grant, artifact, organisation, &actor.workspace));
             }
         }
     }
@@ -133,7 +140,7 @@ fn narrowed(grant: &Grant, artifact: &str, organisation: &str, workspace: &str) 
     }
 }
 
-fn keep<T: Clone>(into: &mut BTreeMap<String, T>, from: &BTreeMap<String, T>, id: &str) {
+fn keep<T: Clone>(into: &mut ById<T>, from: &ById<T>, id: &str) {
     if let Some(it) = from.get(id) {
         into.insert(id.to_owned(), it.clone());
     }

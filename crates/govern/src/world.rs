@@ -2,23 +2,24 @@
 //! whoever holds it, and read whole; small pieces of one are kept with recorded decisions.
 
 use crate::Error;
+use crate::by_id::ById;
 use crate::question::Action;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 /// Everything by its id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct World {
     pub site: Site,
-    pub organisations: BTreeMap<String, Organisation>,
-    pub workspaces: BTreeMap<String, Workspace>,
-    pub actors: BTreeMap<String, Actor>,
+    pub organisations: ById<Organisation>,
+    pub workspaces: ById<Workspace>,
+    pub actors: ById<Actor>,
     #[serde(default)]
-    pub artifacts: BTreeMap<String, Artifact>,
+    pub artifacts: ById<Artifact>,
     #[serde(default)]
-    pub destinations: BTreeMap<String, Destination>,
+    pub destinations: ById<Destination>,
     #[serde(default)]
-    pub grants: BTreeMap<String, Grant>,
+    pub grants: ById<Grant>,
 }
 
 /// How secret data is. A caller may raise it, never lower it.
@@ -187,13 +188,7 @@ impl World {
     }
 }
 
-fn known<T>(
-    what: &'static str,
-    id: &str,
-    other: &'static str,
-    missing: &str,
-    all: &BTreeMap<String, T>,
-) -> Result<(), Error> {
+fn known<T>(what: &'static str, id: &str, other: &'static str, missing: &str, all: &ById<T>) -> Result<(), Error> {
     if all.contains_key(missing) {
         return Ok(());
     }

@@ -224,11 +224,6 @@ impl Activations {
         self.kind | wanted == self.kind
     }
 
-    /// All rows as floats, and how far their beginnings lie apart; `None` where they were set for other weights alone.
-    pub fn floats(&self) -> Option<(&[f32], usize)> {
-        self.kind.floats.then(|| (&self.floats[..self.rows * self.stride], self.stride))
-    }
-
     /// Row `row`, padded with zeros to whole vectors.
     #[inline(always)]
     pub(crate) fn float_row(&self, row: usize) -> &[f32] {

@@ -43,7 +43,7 @@ pub use format::blocks::{bf16_to_f32, f32_to_bf16};
 pub use format::{Format, Matrix, MatrixError};
 pub use gemm::{Operand, OutMut, OutValues, Packed, Right, Values};
 pub use isa::Isa;
-pub use low_rank::{AdaptedRow, Finally, LowRank, LowRankRows};
+pub use low_rank::{AdaptedRow, Finally, LowRank, LowRankRows, Matrices};
 pub use mapped::MappedFile;
 pub use math::{ln, sin_cos};
 pub use matmul::{Gated, Product, Then};

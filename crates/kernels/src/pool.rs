@@ -65,6 +65,12 @@ impl Pool {
         self.workers.len() + 1
     }
 
+    /// CPU time that the workers and the calling thread have had since each began: what this grows by between two calls of the
+    /// one thread that runs jobs here is what it and they took. One call to the system for each thread.
+    pub fn cpu_time(&self) -> Duration {
+        self.workers.iter().map(meter::cpu_time_of).fold(meter::thread_cpu_time(), |sum, time| sum + time)
+    }
+
     /// How many threads this process can keep busy: the CPUs that its affinity allows, those that the quota of its
     /// control group pays for (v1 and v2, rounded down, at least 1), and no more than there are cores under them.
     pub fn available_threads() -> usize {
@@ -288,5 +294,28 @@ mod tests {
             thread::yield_now();
         }
         assert_eq!(counts(&pool, 9), vec![1; 9]);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_time_of_all_threads_is_counted() {
+        let pool = Pool::new(3);
+        let each = Duration::from_millis(3);
+        let before = pool.cpu_time();
+        // Whoever takes a task has it for so long by its own clock.
+        let work = move |_, _| {
+            let begun = meter::thread_cpu_time();
+            while meter::thread_cpu_time() - begun < each {
+                std::hint::spin_loop();
+            }
+        };
+        pool.run(6, work);
+        let took = pool.cpu_time() - before;
+        assert!(took >= 6 * each, "{took:?}");
+        // What another thread does in the meantime is not ours.
+        let before = pool.cpu_time();
+        std::thread::spawn(move || (0..20).for_each(|task| work(task, 0))).join().unwrap();
+        let took = pool.cpu_time() - before;
+        assert!(took < 20 * each, "{took:?}");
     }
 }

@@ -79,11 +79,17 @@ pub(crate) trait Simd: Copy {
     fn store_f32_bytes(self, v: Self::F, to: &mut [u8; 64]);
     /// Four bytes in every lane.
     fn splat_quad(self, from: &[u8; 4]) -> Self::B;
+    /// Two quads, in turns.
+    fn splat_eight(self, from: &[u8; 8]) -> Self::B;
+    /// Four quads, in turns.
+    fn splat_sixteen(self, from: &[u8; 16]) -> Self::B;
     /// Each byte shifted right by `bits`, keeping only what is in `mask`, which must exclude what comes from the neighbour.
     fn right(self, a: Self::B, bits: u32, mask: u8) -> Self::B;
     fn left(self, a: Self::B, bits: u32, mask: u8) -> Self::B;
 
     fn splat_int(self, value: i32) -> Self::I;
+    /// In every `L`th lane from the first on, L = 1, 2 or 4; zeros between.
+    fn splat_int_every<const L: usize>(self, value: i32) -> Self::I;
     /// Sixteen u8.
     fn load_small(self, from: &[u8; 16]) -> Self::I;
     fn int_and(self, a: Self::I, mask: i32) -> Self::I;

@@ -78,8 +78,12 @@ impl Fields {
     }
 
     /// A claim that may be left out: none inside when it is, none outside when it has another type.
-    pub(crate) fn optional_hash(&mut self, key: u64) -> Option<Option<Hash>> {
-        if self.0.last().is_some_and(|(next, _)| *next == key) { self.hash(key).map(Some) } else { Some(None) }
+    pub(crate) fn optional<T>(
+        &mut self,
+        key: u64,
+        read: impl FnOnce(&mut Self, u64) -> Option<T>,
+    ) -> Option<Option<T>> {
+        if self.0.last().is_some_and(|(next, _)| *next == key) { read(self, key).map(Some) } else { Some(None) }
     }
 }
 

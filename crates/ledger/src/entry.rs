@@ -15,6 +15,10 @@ pub enum Entry {
     Receipt(Vec<u8>),
     /// The salts of a request's commitments were destroyed.
     Tombstone(Tombstone),
+    /// A request was refused by the gate.
+    Denial(Denial),
+    /// More were, in some time, than are written down one by one.
+    DenialCount(DenialCount),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +29,30 @@ pub struct Admission {
     pub policy_epoch: u64,
     /// SHA-256 of the decision's record.
     pub decision: Hash,
+}
+
+/// Nothing of what was asked: the decision's record says from what it was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denial {
+    pub request_id: [u8; 16],
+    pub time_ms: u64,
+    pub actor: String,
+    pub action: String,
+    /// With what it would have been done: a kind and an id, such as `artifact:falaj-seed`.
+    pub resource: String,
+    /// The policy, or the word for what was missing.
+    pub policy: String,
+    pub policy_epoch: u64,
+    /// SHA-256 of the decision's record.
+    pub decision: Hash,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DenialCount {
+    /// Both included.
+    pub from_ms: u64,
+    pub until_ms: u64,
+    pub denials: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +70,8 @@ impl Entry {
             Self::Admission(admission) => (2, admission.to_cbor()),
             Self::Receipt(receipt) => (3, receipt.clone()),
             Self::Tombstone(tombstone) => (4, tombstone.to_cbor()),
+            Self::Denial(denial) => (5, denial.to_cbor()),
+            Self::DenialCount(count) => (6, count.to_cbor()),
         };
         [&[kind], body.as_slice()].concat()
     }
@@ -56,6 +86,8 @@ impl Entry {
             Some((2, body)) => Admission::from_cbor(body).map(Self::Admission),
             Some((3, body)) => Ok(Self::Receipt(body.to_vec())),
             Some((4, body)) => Tombstone::from_cbor(body).map(Self::Tombstone),
+            Some((5, body)) => Denial::from_cbor(body).map(Self::Denial),
+            Some((6, body)) => DenialCount::from_cbor(body).map(Self::DenialCount),
             _ => Err(LedgerError::BadRecord { what: "entry", reason: "its kind is unknown" }),
         }
     }
@@ -96,6 +128,45 @@ impl Record for Tombstone {
     }
 }
 
+impl Record for Denial {
+    const WHAT: &'static str = "denial";
+
+    fn fields(&self) -> Fields {
+        let mut fields = Fields::default();
+        fields.put(1, self.request_id.to_vec()).put(2, self.time_ms).put(3, self.actor.as_str());
+        fields.put(4, self.action.as_str()).put(5, self.resource.as_str()).put(6, self.policy.as_str());
+        fields.put(7, self.policy_epoch).put_hash(8, self.decision);
+        fields
+    }
+
+    fn from_fields(fields: &mut Fields) -> Option<Self> {
+        Some(Self {
+            request_id: fields.bytes(1)?,
+            time_ms: fields.number(2)?,
+            actor: fields.text(3)?,
+            action: fields.text(4)?,
+            resource: fields.text(5)?,
+            policy: fields.text(6)?,
+            policy_epoch: fields.number(7)?,
+            decision: fields.hash(8)?,
+        })
+    }
+}
+
+impl Record for DenialCount {
+    const WHAT: &'static str = "count of denials";
+
+    fn fields(&self) -> Fields {
+        let mut fields = Fields::default();
+        fields.put(1, self.from_ms).put(2, self.until_ms).put(3, self.denials);
+        fields
+    }
+
+    fn from_fields(fields: &mut Fields) -> Option<Self> {
+        Some(Self { from_ms: fields.number(1)?, until_ms: fields.number(2)?, denials: fields.number(3)? })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,9 +182,25 @@ mod tests {
             decision: plain_hash(b"decision"),
         };
         let tombstone = Tombstone { request_id: [7; 16], time_ms: 2, reason: "erasure request".into() };
-        for entry in
-            [Entry::Admission(admission), Entry::Tombstone(tombstone), Entry::Receipt(vec![1]), Entry::Session(vec![])]
-        {
+        let denial = Denial {
+            request_id: [7; 16],
+            time_ms: 3,
+            actor: "key_1".into(),
+            action: "infer".into(),
+            resource: "artifact:a".into(),
+            policy: "no-grant".into(),
+            policy_epoch: 4,
+            decision: plain_hash(b"decision"),
+        };
+        let count = DenialCount { from_ms: 1, until_ms: 2, denials: 3 };
+        for entry in [
+            Entry::Admission(admission),
+            Entry::Tombstone(tombstone),
+            Entry::Denial(denial),
+            Entry::DenialCount(count),
+            Entry::Receipt(vec![1]),
+            Entry::Session(vec![]),
+        ] {
             let bytes = entry.to_bytes();
             assert_eq!(Entry::from_bytes(&bytes).unwrap(), entry);
             if !matches!(entry, Entry::Receipt(_) | Entry::Session(_)) {

@@ -41,8 +41,8 @@ pub enum LedgerError {
     NoQuorum { found: usize, wanted: usize },
     #[error("there is no entry {index}: the tree has {size}")]
     BeyondTree { index: u64, size: u64 },
-    #[error("the ledger in `{}` is in use by another process; stop that one first", path.display())]
-    InUse { path: PathBuf },
+    #[error("the ledger in `{}` is in use by {}; stop that one first: a ledger has one writer", path.display(), holder(*pid))]
+    InUse { path: PathBuf, pid: Option<u32> },
     #[error("too much waits to be written to the ledger; try again later")]
     Busy,
     #[error("an earlier write to the ledger failed; build on its last entry again")]
@@ -57,7 +57,24 @@ pub enum LedgerError {
     CheckpointMismatch { path: PathBuf, reason: &'static str },
 }
 
+fn holder(pid: Option<u32>) -> String {
+    pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+}
+
 impl LedgerError {
+    /// Is what stands on the disk not what it should be? Nothing was changed then.
+    pub fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::CorruptSegment { .. }
+                | Self::TruncatedLog { .. }
+                | Self::MissingTile { .. }
+                | Self::CorruptTile { .. }
+                | Self::CheckpointMismatch { .. }
+                | Self::BadRecord { .. }
+        )
+    }
+
     /// Is this a disk without space? The next write works again once there is some.
     pub fn is_full_disk(&self) -> bool {
         use std::io::ErrorKind::{QuotaExceeded, StorageFull};

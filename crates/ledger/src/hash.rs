@@ -2,9 +2,9 @@
 
 use std::fmt;
 
+use aws_lc_rs::digest::{Context, SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use ring::digest::{Context, SHA256, digest};
 
 /// 32 bytes of SHA-256. Shows as standard Base64, as notes and proofs write it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -38,7 +38,7 @@ pub(crate) fn joined(pieces: &[&[u8]]) -> Hash {
     from_digest(context.finish())
 }
 
-fn from_digest(digest: ring::digest::Digest) -> Hash {
+fn from_digest(digest: aws_lc_rs::digest::Digest) -> Hash {
     let mut hash = Hash([0; 32]);
     for (to, from) in hash.0.iter_mut().zip(digest.as_ref()) {
         *to = *from;

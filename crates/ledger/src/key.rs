@@ -6,15 +6,15 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use ring::rand::{SecureRandom, SystemRandom};
-use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use zeroize::Zeroizing;
 
 use crate::error::LedgerError;
 
-/// Whoever can sign with one Ed25519 key: a key file, a session's key in memory, later a token behind PKCS#11.
+/// Whoever can sign with one Ed25519 key: a key file, a session's key in memory, a token behind PKCS#11 (the crate `token`).
 pub trait Signer: Send + Sync {
     /// 32 bytes as RFC 8032 encodes them.
     fn public_key(&self) -> [u8; 32];
@@ -63,7 +63,9 @@ impl FileKey {
             .mode(0o600)
             .open(path)
             .map_err(LedgerError::io("create", path))?;
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(LedgerError::io("write", path))?;
+        // Half a key would be in the way of a whole one.
+        let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+        written.inspect_err(|_| drop(fs::remove_file(path))).map_err(LedgerError::io("write", path))?;
         Self::from_seed(&seed)
     }
 

@@ -11,9 +11,10 @@ mod tests;
 mod ticket;
 mod wal;
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, channel, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -25,7 +26,9 @@ use self::appender::{Appender, Pending};
 pub use self::folder::Folder;
 use self::publisher::{Publisher, Work};
 use self::retirer::Retirer;
-pub use self::ticket::{Ticket, Watch};
+pub use self::ticket::{Ticket, Watch, Written};
+#[cfg(test)]
+pub(crate) use self::wal::Fault;
 use self::wal::{Scan, Segment};
 use crate::checkpoint::Checkpoint;
 use crate::error::LedgerError;
@@ -45,14 +48,21 @@ pub struct LogSettings {
     pub queue_bytes: usize,
     /// When a write-ahead segment is full.
     pub segment_bytes: u64,
+    /// How long an entry that nobody waits for stays without an fsync, so that it shares the next one.
+    pub patience: Duration,
     /// How often a checkpoint is made, if there is something new.
     pub checkpoint_every: Duration,
 }
 
 impl Default for LogSettings {
     fn default() -> Self {
-        let checkpoint_every = Duration::from_secs(1);
-        Self { queue_entries: 65_536, queue_bytes: 32 << 20, segment_bytes: 32 << 20, checkpoint_every }
+        Self {
+            queue_entries: 65_536,
+            queue_bytes: 32 << 20,
+            segment_bytes: 32 << 20,
+            patience: Duration::from_millis(5),
+            checkpoint_every: Duration::from_secs(1),
+        }
     }
 }
 
@@ -65,7 +75,7 @@ pub struct Log {
     /// Held locked as long as this log lives.
     _lock: File,
     #[cfg(test)]
-    pub(crate) faults: Arc<std::sync::atomic::AtomicU32>,
+    pub(crate) faults: wal::Faults,
 }
 
 /// What opening found.
@@ -86,6 +96,8 @@ pub struct Health {
     pub appending: Option<LedgerError>,
     /// Why tiles or checkpoints are late. Entries are safe in the segments meanwhile.
     pub publishing: Option<LedgerError>,
+    /// Why the last checkpoint could not be signed: no admission begins before one is, see [`Log::signed`].
+    pub signing: Option<LedgerError>,
     /// Why old segments are still there.
     pub retiring: Option<LedgerError>,
     /// By how much the clock stands behind the last checkpoint.
@@ -112,6 +124,8 @@ struct Shared {
     size: AtomicU64,
     published: Mutex<Option<Published>>,
     health: Mutex<Health>,
+    /// Whether the last checkpoint could not be signed.
+    unsigned: AtomicBool,
 }
 
 #[derive(Default)]
@@ -119,6 +133,8 @@ struct Queue {
     entries: Vec<Pending>,
     bytes: usize,
     closed: bool,
+    /// Somebody waits for what is in it.
+    urgent: bool,
     /// Counts failed writes: whoever builds on an entry before it is durable must notice them.
     generation: u64,
 }
@@ -171,6 +187,7 @@ impl Log {
             size: AtomicU64::new(end),
             published: Mutex::new(published),
             health: Mutex::default(),
+            unsigned: AtomicBool::new(false),
         });
         let mut opened = Opened {
             torn_bytes: scans.last().map_or(0, |last| last.torn_bytes),
@@ -192,7 +209,7 @@ impl Log {
         #[cfg(test)]
         let faults = Arc::clone(&segment.faults);
         let (sender, work) = sync_channel(16);
-        let appender = Appender { shared: Arc::clone(&shared), segment, publisher: sender.clone() };
+        let appender = Appender::new(Arc::clone(&shared), segment, sender.clone());
         let threads = vec![
             spawn("ledger-append", move || appender.run())?,
             spawn("ledger-publish", move || publisher.run(work))?,
@@ -214,7 +231,7 @@ impl Log {
     /// # Errors
     /// [`LedgerError::Busy`] when too much waits already; [`LedgerError::EntryTooLarge`].
     pub fn append(&self, entry: Vec<u8>) -> Result<Ticket, LedgerError> {
-        self.queue(entry, None)
+        self.queue(entry, None, true)
     }
 
     /// As [`Log::append`], for entries that build on earlier ones which may not be durable yet: refused with
@@ -223,7 +240,16 @@ impl Log {
     /// # Errors
     /// As [`Log::append`], and [`LedgerError::Stale`].
     pub fn append_after(&self, entry: Vec<u8>, generation: u64) -> Result<Ticket, LedgerError> {
-        self.queue(entry, Some(generation))
+        self.queue(entry, Some(generation), true)
+    }
+
+    /// As [`Log::append_after`], for an entry that nobody waits for: it is written at once ([`Ticket::written`]), and synced with the
+    /// next one that somebody waits for, or after [`LogSettings::patience`].
+    ///
+    /// # Errors
+    /// As [`Log::append_after`].
+    pub fn append_lazily(&self, entry: Vec<u8>, generation: u64) -> Result<Ticket, LedgerError> {
+        self.queue(entry, Some(generation), false)
     }
 
     /// How many writes have failed since the log was opened.
@@ -231,7 +257,7 @@ impl Log {
         locked(&self.shared.queue).generation
     }
 
-    fn queue(&self, entry: Vec<u8>, generation: Option<u64>) -> Result<Ticket, LedgerError> {
+    fn queue(&self, entry: Vec<u8>, generation: Option<u64>, urgent: bool) -> Result<Ticket, LedgerError> {
         if entry.len() > BUNDLE_ENTRY_LIMIT_BYTES {
             return Err(LedgerError::EntryTooLarge { bytes: entry.len(), limit: BUNDLE_ENTRY_LIMIT_BYTES });
         }
@@ -246,8 +272,12 @@ impl Log {
         }
         queue.bytes += entry.len();
         queue.entries.push(Pending { entry, promise });
+        let wake = queue.entries.len() == 1;
+        queue.urgent |= urgent;
         drop(queue);
-        self.shared.work.notify_one();
+        if wake {
+            self.shared.work.notify_one();
+        }
         Ok(ticket)
     }
 
@@ -307,6 +337,17 @@ impl Log {
         self.shared.folder.write_durably(&format!("cosigned/{}", checkpoint.size), note.to_string().as_bytes())
     }
 
+    /// Whether the log's key signs, as far as the last checkpoint has shown. Tried again with each checkpoint.
+    ///
+    /// # Errors
+    /// Why it does not: then what is durable stays so, and more should not begin.
+    pub fn signed(&self) -> Result<(), LedgerError> {
+        if !self.shared.unsigned.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        locked(&self.shared.health).signing.clone().map_or(Ok(()), Err)
+    }
+
     pub fn opened(&self) -> Opened {
         self.opened
     }
@@ -331,10 +372,19 @@ impl Drop for Log {
 /// Makes a folder this process's own, for as long as the file lives.
 pub(crate) fn lock(folder: &Path) -> Result<File, LedgerError> {
     let path = folder.join("lock");
-    let file = File::create(&path).map_err(LedgerError::io("create", &path))?;
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+    let mut file = file.map_err(LedgerError::io("create", &path))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(LedgerError::InUse { path: folder.to_path_buf() }),
+        Ok(()) => {
+            // For whoever comes second. A full disk is no reason to stay away: it is not needed.
+            let _ = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
+            Ok(file)
+        }
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut holder = String::new();
+            let _ = file.take(20).read_to_string(&mut holder);
+            Err(LedgerError::InUse { path: folder.to_path_buf(), pid: holder.trim().parse().ok() })
+        }
         Err(error) => Err(LedgerError::io("lock", path)(error.into())),
     }
 }

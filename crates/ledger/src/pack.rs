@@ -7,11 +7,13 @@ use std::fs;
 use std::path::Path;
 
 pub use self::verify::{Failure, Report, verify};
+use crate::checkpoint::Checkpoint;
 use crate::error::LedgerError;
 use crate::hash::leaf_hash;
-use crate::log::{Folder, Log};
-use crate::note::VerifierKey;
-use crate::tile::{Tile, bundle, tile_bytes};
+use crate::log::Folder;
+use crate::note::{KeyKind, Note, VerifierKey};
+use crate::records::record_path;
+use crate::tile::{TILE_WIDTH, Tile, bundle, tile_bytes};
 use crate::tlog_proof::Trust;
 use crate::tree::Tiles;
 
@@ -22,14 +24,41 @@ pub struct PackTrust {
     pub site: VerifierKey,
 }
 
-/// Writes the log up to its last checkpoint into a new folder. Gives how many entries it holds.
+impl PackTrust {
+    /// Reads `log`, `witnesses` and `site`: a key a line, and one in the last.
+    ///
+    /// # Errors
+    /// A file that is missing or holds something else.
+    pub fn read(folder: &Folder, quorum: usize) -> Result<Self, LedgerError> {
+        let keys = |name: &str| {
+            let missing = LedgerError::BadNote { reason: "a file of keys is missing: log, witnesses or site" };
+            text(folder.read(name)?.ok_or(missing)?)?.lines().map(str::parse).collect::<Result<Vec<VerifierKey>, _>>()
+        };
+        let several = LedgerError::BadNote { reason: "`site` is not one key" };
+        let [site] = <[VerifierKey; 1]>::try_from(keys("site")?).map_err(|_| several)?;
+        Ok(Self { log: Trust { log: keys("log")?, witnesses: keys("witnesses")?, quorum }, site })
+    }
+
+    /// # Errors
+    /// A folder that cannot be written.
+    pub fn write(&self, folder: &Folder) -> Result<(), LedgerError> {
+        folder.write("log", key_lines(&self.log.log).as_bytes())?;
+        folder.write("witnesses", key_lines(&self.log.witnesses).as_bytes())?;
+        folder.write("site", key_lines(std::slice::from_ref(&self.site)).as_bytes())
+    }
+}
+
+/// Writes the log up to its last checkpoint into a new folder. Gives how many entries it holds. Only reads `from`, which another
+/// process may be writing.
 ///
 /// # Errors
 /// A log without a checkpoint, tiles that are missing or damaged, a folder that exists or cannot be written.
-pub fn export(log: &Log, trust: &PackTrust, to: &Path) -> Result<u64, LedgerError> {
-    let published = log.published().ok_or(LedgerError::NotSigned)?;
+pub fn export(from: &Folder, trust: &PackTrust, to: &Path) -> Result<u64, LedgerError> {
+    let note = from.read("checkpoint")?.ok_or(LedgerError::NotSigned)?;
+    let mut note = text(note)?.parse::<Note>()?;
+    let size = Checkpoint::verified(&note, &trust.log.log)?.0.size;
     fs::create_dir(to).map_err(LedgerError::io("create", to))?;
-    let (from, pack, size) = (log.folder(), Folder::new(to), published.size);
+    let pack = Folder::new(to);
     for tile in Tile::all(size) {
         let hashes = from.tile(tile)?;
         if tile.level == 0 {
@@ -41,20 +70,22 @@ pub fn export(log: &Log, trust: &PackTrust, to: &Path) -> Result<u64, LedgerErro
         }
         pack.write(&tile.path(), &tile_bytes(&hashes))?;
     }
-    let mut note = published.note;
     for cosigned in cosigned(from)? {
         let path = format!("cosigned/{cosigned}");
         let Some(bytes) = from.read(&path)?.filter(|_| cosigned <= size) else { continue };
         if cosigned == size {
-            let text = String::from_utf8(bytes).map_err(|_| LedgerError::BadNote { reason: "it is not UTF-8" })?;
-            note = text.parse()?;
+            note = text(bytes)?.parse()?;
         } else {
             pack.write(&path, &bytes)?;
         }
     }
-    pack.write("keys/log", key_lines(&trust.log.log).as_bytes())?;
-    pack.write("keys/witnesses", key_lines(&trust.log.witnesses).as_bytes())?;
-    pack.write("keys/site", key_lines(std::slice::from_ref(&trust.site)).as_bytes())?;
+    // Some are newer than the checkpoint: no entry of the pack names them, and none misses them.
+    for hash in from.records()? {
+        if let Some(bytes) = from.record(&hash)? {
+            pack.write(&record_path(&hash), &bytes)?;
+        }
+    }
+    trust.write(&Folder::new(&to.join("keys")))?;
     // Last: a pack without it was never finished.
     pack.write("checkpoint", note.to_string().as_bytes())?;
     Ok(size)
@@ -74,6 +105,37 @@ fn cosigned(folder: &Folder) -> Result<Vec<u64>, LedgerError> {
     Ok(sizes)
 }
 
+/// The entries of a log or a pack up to its checkpoint, in order, by their index. Not compared with the tree: [`verify`] does.
+///
+/// # Errors
+/// A checkpoint or a bundle that cannot be read, or what `each` gives.
+pub fn entries<E: From<LedgerError>>(
+    folder: &Folder,
+    mut each: impl FnMut(u64, Vec<u8>) -> Result<(), E>,
+) -> Result<(), E> {
+    let note = text(folder.read("checkpoint")?.ok_or(LedgerError::NotSigned)?)?.parse::<Note>()?;
+    let size = note.text.parse::<Checkpoint>()?.size;
+    for tile in Tile::all(size).take_while(|tile| tile.level == 0) {
+        for (index, entry) in (tile.index * TILE_WIDTH..).zip(folder.bundle(tile)?) {
+            each(index, entry)?;
+        }
+    }
+    Ok(())
+}
+
+/// The keys of a site that signs its log itself: what somebody who trusts it keeps.
+///
+/// # Errors
+/// A name that notes cannot carry.
+pub fn keys(origin: &str, site: &str, public_key: [u8; 32]) -> Result<PackTrust, LedgerError> {
+    let log = Trust { log: Checkpoint::keys(origin, public_key)?.to_vec(), ..Trust::default() };
+    Ok(PackTrust { log, site: VerifierKey::new(site, KeyKind::Ed25519, public_key)? })
+}
+
+fn text(bytes: Vec<u8>) -> Result<String, LedgerError> {
+    String::from_utf8(bytes).map_err(|_| LedgerError::BadNote { reason: "it is not UTF-8" })
+}
+
 fn key_lines(keys: &[VerifierKey]) -> String {
     keys.iter().map(|key| format!("{key}\n")).collect()
 }
@@ -84,12 +146,12 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::checkpoint::Checkpoint;
     use crate::entry::{Admission, Entry};
     use crate::hash::empty_root;
     use crate::key::{FileKey, Signer};
-    use crate::log::LogSettings;
-    use crate::note::{KeyKind, NoteSignature};
+    use crate::log::{Log, LogSettings};
+    use crate::note::NoteSignature;
+    use crate::receipt::Claims;
     use crate::receipt::tests::claims;
     use crate::recorder::Recorder;
 
@@ -117,7 +179,8 @@ mod tests {
     }
 
     fn admission(number: u8) -> Admission {
-        Admission { request_id: [number; 16], time_ms: 1, grant: "g".into(), policy_epoch: 1, decision: empty_root() }
+        let time_ms = claims(number).time_ms;
+        Admission { request_id: [number; 16], time_ms, grant: "g".into(), policy_epoch: 1, decision: empty_root() }
     }
 
     /// A pack of some served requests with two cosigned checkpoints.
@@ -130,8 +193,9 @@ mod tests {
             recorder.record(claims(number)).unwrap().ticket.wait().unwrap();
         }
         cosign(&log);
+        log.folder().keep_record(b"a decision").unwrap();
         let to = folder.join("pack");
-        assert_eq!(export(&log, &trust(), &to).unwrap(), 2 * u64::from(requests) + 1);
+        assert_eq!(export(log.folder(), &trust(), &to).unwrap(), 2 * u64::from(requests) + 1);
         to
     }
 
@@ -155,10 +219,27 @@ mod tests {
         assert_eq!((report.entries, report.sessions, report.admissions, report.receipts), (281, 1, 140, 140));
         assert_eq!((report.witnesses.as_slice(), report.earlier_checkpoints), (&["w.example/1".to_owned()][..], 1));
         assert!(report.holds() && report.keys_trusted);
+        assert_eq!(report.times_back_ms, 0);
         assert!(verify(&pack, None).holds() && !verify(&pack, None).keys_trusted);
         let mut stranger = trust();
         stranger.log.log = Checkpoint::keys(ORIGIN, key(9).public_key()).unwrap().to_vec();
         assert_eq!(verify(&pack, Some(&stranger)).failures[0].file, "keys/log");
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_shows() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = open(&folder.path().join("log"));
+        let recorder = Recorder::new(Arc::clone(&log), "a.example", key(1)).unwrap();
+        for (number, later_ms) in [(0, 5_000), (1, 0), (2, 4_000)] {
+            let time_ms = claims(number).time_ms + later_ms;
+            recorder.admit(Admission { time_ms, ..admission(number) }).unwrap();
+            recorder.record(Claims { time_ms, ..claims(number) }).unwrap().ticket.wait().unwrap();
+        }
+        cosign(&log);
+        export(log.folder(), &trust(), &folder.path().join("pack")).unwrap();
+        let report = verify(&folder.path().join("pack"), Some(&trust()));
+        assert_eq!((report.failures.as_slice(), report.times_back_ms), (&[][..], 5_000));
     }
 
     /// A flip in any byte of any file is found, and the file that was changed is named.
@@ -183,7 +264,7 @@ mod tests {
             }
             fs::write(&path, &good).unwrap();
             fs::rename(&path, folder.path().join("away")).unwrap();
-            if !name.starts_with("cosigned/") {
+            if !name.starts_with("cosigned/") && !name.starts_with("records/") {
                 assert_eq!(verify(&pack, Some(&trust())).failures[0].file, name);
             }
             fs::rename(folder.path().join("away"), &path).unwrap();
@@ -232,7 +313,7 @@ mod tests {
         other.record(claims(3)).unwrap().ticket.wait().unwrap();
         log.append(b"\x09anything".to_vec()).unwrap().wait().unwrap();
         cosign(&log);
-        export(&log, &trust(), &folder.path().join("pack")).unwrap();
+        export(log.folder(), &trust(), &folder.path().join("pack")).unwrap();
         let found: Vec<String> =
             verify(&folder.path().join("pack"), Some(&trust())).failures.iter().map(|f| f.to_string()).collect();
         expect_test::expect![[r#"

@@ -35,8 +35,8 @@ pub struct Claims {
     pub tokenizer: Hash,
     pub seed: u64,
     pub sampling: Sampling,
-    pub energy_uj: u64,
-    pub energy_grade: EnergyGrade,
+    /// None where nobody knows: never a false zero.
+    pub energy: Option<Energy>,
 }
 
 /// Parameters of the sampler that were set. Fractions are the bits of an `f32`, because a replay needs them exactly.
@@ -49,6 +49,13 @@ pub struct Sampling {
     pub frequency_penalty_bits: Option<u32>,
     pub presence_penalty_bits: Option<u32>,
     pub repetition_penalty_bits: Option<u32>,
+}
+
+/// What a request took, and how that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Energy {
+    pub uj: u64,
+    pub grade: EnergyGrade,
 }
 
 /// How the energy is known: from a meter (A) to an estimate (E).
@@ -94,8 +101,11 @@ impl Receipt {
         Ok(receipt)
     }
 
-    /// Reads a receipt of this site's own log, whose entries the tree vouches for.
-    pub(crate) fn unverified(bytes: &[u8]) -> Result<Self, LedgerError> {
+    /// Reads a receipt whose signature was checked before, or is not needed: the tree vouches for its own entries.
+    ///
+    /// # Errors
+    /// Bytes that are no receipt.
+    pub fn unverified(bytes: &[u8]) -> Result<Self, LedgerError> {
         cbor::unverified(bytes)
     }
 
@@ -140,7 +150,9 @@ impl Record for Receipt {
         fields.put(16, claims.data_class.as_str()).put_hash(17, claims.input).put_hash(18, claims.output);
         fields.put(19, claims.prompt_tokens).put(20, claims.completion_tokens).put_hash(21, claims.tokenizer);
         fields.put(22, claims.seed).put(23, claims.sampling.value());
-        fields.put(24, claims.energy_uj).put(25, claims.energy_grade as u64);
+        if let Some(Energy { uj, grade }) = claims.energy {
+            fields.put(24, uj).put(25, grade as u64);
+        }
         fields
     }
 
@@ -154,7 +166,7 @@ impl Record for Receipt {
             request_id: fields.bytes(5)?,
             time_ms: fields.number(6)?,
             model: fields.hash(7)?,
-            adapter: fields.optional_hash(8)?,
+            adapter: fields.optional(8, Fields::hash)?,
             numerics: fields.text(9)?,
             grant: fields.text(10)?,
             policy_epoch: fields.number(11)?,
@@ -170,8 +182,10 @@ impl Record for Receipt {
             tokenizer: fields.hash(21)?,
             seed: fields.number(22)?,
             sampling: Sampling::from_value(fields.take(23)?)?,
-            energy_uj: fields.number(24)?,
-            energy_grade: EnergyGrade::from_number(fields.number(25)?)?,
+            energy: match fields.optional(24, Fields::number)? {
+                Some(uj) => Some(Energy { uj, grade: EnergyGrade::from_number(fields.number(25)?)? }),
+                None => None,
+            },
         };
         Some(Self { site, sequence, previous, claims })
     }
@@ -253,8 +267,7 @@ pub(crate) mod tests {
                 top_k: Some(40),
                 ..Sampling::default()
             },
-            energy_uj: 87_654_321,
-            energy_grade: EnergyGrade::D,
+            energy: Some(Energy { uj: 87_654_321, grade: EnergyGrade::D }),
         }
     }
 

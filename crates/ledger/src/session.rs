@@ -16,6 +16,8 @@ pub struct Session {
 
 /// How long a session key signs.
 pub const SESSION_S: u64 = 3600;
+/// What is left of it at least when a request is admitted, so that its receipt is signed even if the site's key is gone by then.
+pub const SESSION_LEFT_S: u64 = 600;
 
 impl Session {
     /// The certificate, by the site's key.

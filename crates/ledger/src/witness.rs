@@ -176,11 +176,24 @@ impl Witness {
     /// # Errors
     /// A memory that is damaged or cannot be read.
     pub fn latest(&self, origin: &str) -> Result<Option<Note>, LedgerError> {
-        Self::remembered(&self.folder.lock().unwrap_or_else(PoisonError::into_inner), origin)
+        Self::remembered(&self.folder.lock().unwrap_or_else(PoisonError::into_inner), &Self::path(origin))
+    }
+
+    /// As [`Witness::latest`], by what monitors ask with: the SHA-256 of the origin, in hexadecimal.
+    ///
+    /// # Errors
+    /// As [`Witness::latest`].
+    pub fn latest_by_hash(&self, hex: &str) -> Result<Option<Note>, LedgerError> {
+        // It becomes a path.
+        if hex.len() != 64 || !hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+            return Ok(None);
+        }
+        let folder = self.folder.lock().unwrap_or_else(PoisonError::into_inner);
+        Self::remembered(&folder, &format!("{hex}/checkpoint"))
     }
 
     fn seen(&self, folder: &Folder, origin: &str) -> Result<Seen, LedgerError> {
-        let Some(note) = Self::remembered(folder, origin)? else { return Ok(Seen::default()) };
+        let Some(note) = Self::remembered(folder, &Self::path(origin))? else { return Ok(Seen::default()) };
         let mut keys: Vec<VerifierKey> = self.logs.iter().filter(|key| key.name == origin).cloned().collect();
         keys.push(self.key()?);
         let (checkpoint, cosignatures) = Checkpoint::verified(&note, &keys)?;
@@ -188,8 +201,8 @@ impl Witness {
         Ok(Seen { size: checkpoint.size, root: checkpoint.root, time_s })
     }
 
-    fn remembered(folder: &Folder, origin: &str) -> Result<Option<Note>, LedgerError> {
-        let Some(bytes) = folder.read(&Self::path(origin))? else { return Ok(None) };
+    fn remembered(folder: &Folder, path: &str) -> Result<Option<Note>, LedgerError> {
+        let Some(bytes) = folder.read(path)? else { return Ok(None) };
         let text = String::from_utf8(bytes).map_err(|_| LedgerError::BadNote { reason: "it is not UTF-8" })?;
         text.parse().map(Some)
     }

@@ -1,22 +1,23 @@
 //! Low-rank adapters over a decoder: what verified files say, in the form in which it is added to the base's products. Rows of
 //! one batch may have different ones, or none. Source: Hu et al. 2021.
 //!
-//! Matrices are rounded to bf16 once, the second ones after the scale was multiplied into them; sums are f32 (`Ops::low_rank`).
-//! Modules that read the same input have their first matrices side by side, so that they are one product.
+//! Matrices are rounded to eight bits once, the second ones after the scale was multiplied into them (`Ops::low_rank`, which says
+//! how far that is from exact ones). They lie in the order in which a step reads them. Modules that read the same input have their
+//! first matrices side by side, so that they are one product.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use falaj_artifact::safetensors::SafetensorsIndex;
 use falaj_artifact::{AdapterConfig, Digest, Layout, ModelFiles, Verified};
 use falaj_kernels::{
-    AdaptedRow, AlignedVec, Finally, Format, LowRank, LowRankRows, Ops, Panels, Pool, RopeLayout, WeightView,
+    ActivationKind, Activations, AdaptedRow, AlignedVec, Finally, LowRank, LowRankRows, Ops, Pool, RopeLayout,
 };
-use falaj_tensor::{SharedBytes, Weight};
+use falaj_tensor::SharedBytes;
 
 use crate::export::reordered;
 use crate::load::map;
-use crate::params::pack;
 use crate::tensors::Tensors;
 use crate::{Batch, Config, Model, ModelError, Naming, Slot};
 
@@ -28,7 +29,8 @@ pub struct Adapter {
     shape: Shape,
     digest: Digest,
     rank: usize,
-    size_bytes: usize,
+    /// All matrices.
+    bytes: AlignedVec<u8>,
 }
 
 /// What changes the products of one layer, by what they read.
@@ -42,13 +44,14 @@ pub(crate) struct LayerAdapter {
     pub(crate) down: Option<Part<1>>,
 }
 
-/// Panels of BF16.
+/// Matrices of products of one input.
 #[derive(Debug)]
 pub(crate) struct Part<const N: usize> {
-    /// (adapted products · rank, in)
-    first: Weight,
-    /// (out, rank) each
-    second: [Option<Weight>; N],
+    cols: usize,
+    /// Outputs of each product that is adapted.
+    widths: [Option<usize>; N],
+    /// Of the adapter's bytes.
+    range: Range<usize>,
 }
 
 /// Letters as in [`Config`]: layers, D, H·E, K·E, F, E.
@@ -81,8 +84,9 @@ impl Adapter {
         let mut tensors = Tensors::new(false);
         tensors.add(&file, SafetensorsIndex::parse(&file)?.tensors)?;
         let mut found = BTreeSet::new();
-        let mut reader = Reader { settings, model, tensors: &mut tensors, found: &mut found };
+        let mut reader = Reader { settings, model, tensors: &mut tensors, found: &mut found, bytes: Vec::new() };
         let layers = (0..model.config.layers).map(|layer| reader.layer(layer)).collect::<Result<Vec<_>, _>>()?;
+        let bytes = AlignedVec::from_slice(&reader.bytes);
         if let Some(name) = tensors.names().next() {
             let experts = name.contains(".experts.") || name.contains("block_sparse_moe");
             return Err(match experts && model.config.experts.is_some() {
@@ -97,11 +101,7 @@ impl Adapter {
         if let Some(target) = settings.targets.iter().find(|target| !is_found(target)) {
             return Err(ModelError::AdapterTarget { target: target.escape_debug().to_string() });
         }
-        let mut adapter = Self { layers, shape: shape(&model.config), digest, rank: settings.rank, size_bytes: 0 };
-        let mut matrices: Vec<&mut Weight> = adapter.layers.iter_mut().flat_map(LayerAdapter::matrices_mut).collect();
-        pack(&mut matrices, &model.ops, &Pool::new(1))?;
-        adapter.size_bytes = matrices.iter().map(|weight| weight.size_bytes().next_multiple_of(64)).sum();
-        Ok(adapter)
+        Ok(Self { layers, shape: shape(&model.config), digest, rank: settings.rank, bytes })
     }
 
     /// Of the verified files.
@@ -115,7 +115,7 @@ impl Adapter {
 
     /// What its matrices take in memory.
     pub fn size_bytes(&self) -> usize {
-        self.size_bytes
+        self.bytes.len()
     }
 
     /// Whether it was loaded for a model of these sizes.
@@ -125,7 +125,7 @@ impl Adapter {
 
     /// Most values between the two matrices of a row.
     fn low_width(&self) -> usize {
-        3 * self.rank.next_multiple_of(2)
+        3 * self.rank
     }
 
     fn changes_gates(&self) -> bool {
@@ -138,30 +138,9 @@ fn shape(config: &Config) -> Shape {
     [layers, hidden_size, heads * head_dim, kv_heads * head_dim, ffn_size, head_dim]
 }
 
-impl LayerAdapter {
-    fn matrices_mut(&mut self) -> impl Iterator<Item = &mut Weight> {
-        let attention = self.attention.iter_mut().flat_map(Part::matrices_mut);
-        let output = self.output.iter_mut().flat_map(Part::matrices_mut);
-        let gates = self.gates.iter_mut().flat_map(Part::matrices_mut);
-        attention.chain(output).chain(gates).chain(self.down.iter_mut().flat_map(Part::matrices_mut))
-    }
-}
-
-impl<const N: usize> Part<N> {
-    fn matrices_mut(&mut self) -> impl Iterator<Item = &mut Weight> {
-        [&mut self.first].into_iter().chain(self.second.iter_mut().flatten())
-    }
-
-    fn view(&self) -> Option<LowRank<'_, N>> {
-        let second = self.second.each_ref().map(|second| second.as_ref().and_then(panels));
-        Some(LowRank { first: panels(&self.first)?, second })
-    }
-}
-
-fn panels(weight: &Weight) -> Option<Panels<'_>> {
-    match weight.view() {
-        WeightView::Panels(panels) => Some(panels),
-        WeightView::Rows(_) => None,
+impl Adapter {
+    fn view<const N: usize>(&self, part: &Part<N>) -> Option<LowRank<'_, N>> {
+        LowRank::new(part.cols, self.rank, part.widths, self.bytes.get(part.range.clone())?)
     }
 }
 
@@ -171,6 +150,8 @@ struct Reader<'a> {
     tensors: &'a mut Tensors,
     /// Modules by their last names.
     found: &'a mut BTreeSet<&'static str>,
+    /// What was read so far, packed.
+    bytes: Vec<u8>,
 }
 
 impl Reader<'_> {
@@ -191,27 +172,26 @@ impl Reader<'_> {
     }
 
     fn part<const N: usize>(&mut self, slots: [Slot; N]) -> Result<Option<Part<N>>, ModelError> {
-        // Pairs of columns are multiplied at once.
-        let rank = self.settings.rank.next_multiple_of(2);
-        let (mut first, mut inputs) = (Vec::new(), 0);
-        let mut second = [const { None }; N];
-        for (slot, second) in slots.into_iter().zip(&mut second) {
-            let Some((a, b)) = self.module(slot)? else { continue };
-            let &[outputs, cols] = slot.shape(&self.model.config).as_slice() else { continue };
-            inputs = cols;
-            first.extend_from_slice(&a);
-            first.resize(first.len().next_multiple_of(rank * cols), 0.0);
-            let mut rows = vec![0.0; outputs * rank];
-            for (row, b) in rows.chunks_exact_mut(rank).zip(b.chunks_exact(self.settings.rank)) {
-                row.iter_mut().zip(b).for_each(|(row, b)| *row = b * self.settings.scale());
-            }
-            *second = Some(self.rounded(outputs, rank, &rows)?);
+        let rank = self.settings.rank;
+        let (mut matrices, mut widths, mut cols) = ([const { None }; N], [None; N], 0);
+        for ((slot, matrices), width) in slots.into_iter().zip(&mut matrices).zip(&mut widths) {
+            let Some((a, mut b)) = self.module(slot)? else { continue };
+            let &[outputs, inputs] = slot.shape(&self.model.config).as_slice() else { continue };
+            b.iter_mut().for_each(|b| *b *= self.settings.scale());
+            (*matrices, *width, cols) = (Some((a, b)), Some(outputs), inputs);
         }
-        if inputs == 0 {
+        if cols == 0 || rank == 0 {
             return Ok(None);
         }
-        let first = self.rounded(first.len() / inputs, inputs, &first)?;
-        Ok(Some(Part { first, second }))
+        let too_large = || ModelError::TooLarge { what: "the adapter", bytes: u128::MAX };
+        let start = self.bytes.len();
+        let end =
+            LowRank::bytes_for(cols, rank, widths).and_then(|bytes| bytes.checked_add(start)).ok_or_else(too_large)?;
+        self.bytes.resize(end, 0);
+        let matrices =
+            matrices.each_ref().map(|matrices: &Option<Matrices>| matrices.as_ref().map(|(a, b)| (&**a, &**b)));
+        LowRank::pack(cols, rank, matrices, self.bytes.get_mut(start..end).unwrap_or_default());
+        Ok(Some(Part { cols, widths, range: start..end }))
     }
 
     /// A (rank, in) and B (out, rank) of a module, B's rows in the order of the model's; `None` where it is not adapted.
@@ -244,14 +224,6 @@ impl Reader<'_> {
         }
         self.found.extend(MODULES.iter().find(|name| module.ends_with(*name)));
         Ok(Some((a, b)))
-    }
-
-    fn rounded(&self, rows: usize, cols: usize, values: &[f32]) -> Result<Weight, ModelError> {
-        let too_large = || ModelError::TooLarge { what: "the adapter", bytes: u128::MAX };
-        let mut bytes = vec![0; Format::BF16.row_bytes(values.len()).ok_or_else(too_large)?];
-        self.model.ops.quantize_row(Format::BF16, values, &mut bytes);
-        let weight = Weight::new(Format::BF16, rows, cols, SharedBytes::new(bytes));
-        weight.map_err(|source| ModelError::Weight { tensor: "of the adapter".to_owned(), source })
     }
 }
 
@@ -303,8 +275,9 @@ impl Adapted {
         self.changed.extend(self.all.iter().filter(|row| row.adapter != Batch::NO_ADAPTER));
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.changed.is_empty()
+    /// What the rows' adapters read beside what weights need.
+    pub(crate) fn kind(&self, weights: ActivationKind) -> ActivationKind {
+        if self.changed.is_empty() { weights } else { weights | ActivationKind::BLOCKS }
     }
 
     /// Whether gates must be kept apart until adapters have changed them.
@@ -321,13 +294,13 @@ pub(crate) struct Place<'a, const N: usize> {
 }
 
 impl<const N: usize> Place<'_, N> {
-    /// Adds to `outs`, (T, width) each, what the rows' adapters make of `x`: row i is `x[i · stride..][..cols]`.
+    /// Adds to `outs`, (T, width) each, what the rows' adapters make of `x`.
     pub(crate) fn add(
         &self,
         ops: &Ops,
         pool: &Pool,
         adapted: (&[AdaptedRow], &mut [f32]),
-        (x, stride, cols): (&[f32], usize, usize),
+        x: &Activations,
         outs: [(&mut [f32], usize); N],
         finally: Finally,
     ) {
@@ -337,10 +310,10 @@ impl<const N: usize> Place<'_, N> {
         }
         let low_stride = self.adapters.iter().map(|adapter| adapter.low_width()).max().unwrap_or(0);
         let adapter = |number: u32| {
-            let layer = self.adapters.get(number as usize)?.layers.get(self.layer)?;
-            (self.part)(layer)?.view()
+            let adapter = self.adapters.get(number as usize)?;
+            adapter.view((self.part)(adapter.layers.get(self.layer)?)?)
         };
-        ops.low_rank(pool, LowRankRows { x, stride, cols, rows, outs, low, low_stride }, adapter, finally);
+        ops.low_rank(pool, LowRankRows { x, rows, outs, low, low_stride }, adapter, finally);
     }
 }
 

@@ -136,7 +136,7 @@ impl Model {
         let (queries, keys) = (heads * head_dim, kv_heads * head_dim);
 
         // q (T, H, E), k and v (T, K, E)
-        let kind = kind_for([&layer.query, &layer.key, &layer.value]) | ActivationKind::FLOATS;
+        let kind = ws.adapted.kind(kind_for([&layer.query, &layer.key, &layer.value]));
         let (x, norm) = (&ws.x[..t * d], &layer.attention_norm);
         ws.activations.set_normed(&self.ops, &ws.pool, x, norm, self.config.norm_eps, t, kind);
         let products = &mut [
@@ -145,17 +145,15 @@ impl Model {
             product(&layer.value, &mut ws.value[..t * keys], Then::Store),
         ];
         self.ops.matmul(&ws.pool, &ws.activations, products);
-        if let Some((x, stride)) = ws.activations.floats().filter(|_| !ws.adapted.is_empty()) {
-            let outs = [(&mut *ws.query, queries), (&mut *ws.key, keys), (&mut *ws.value, keys)];
-            Place { layer: number, part: |layer| layer.attention.as_ref(), adapters: &batch.adapters }.add(
-                &self.ops,
-                &ws.pool,
-                ws.adapted.changed(),
-                (x, stride, d),
-                outs,
-                Finally::Nothing,
-            );
-        }
+        let outs = [(&mut *ws.query, queries), (&mut *ws.key, keys), (&mut *ws.value, keys)];
+        Place { layer: number, part: |layer| layer.attention.as_ref(), adapters: &batch.adapters }.add(
+            &self.ops,
+            &ws.pool,
+            ws.adapted.changed(),
+            &ws.activations,
+            outs,
+            Finally::Nothing,
+        );
 
         // Prompt rows read the keys of their own batch through the cache too, so that chunks and single steps compute alike.
         let mut rows = recycle(std::mem::take(&mut ws.attention_rows));
@@ -205,14 +203,15 @@ impl Model {
 
         // (T, H·E) → (T, D)
         let attended = &ws.attended[..t * queries];
-        ws.activations.set(&self.ops, &ws.pool, attended, t, queries, kind_for([&layer.output]));
+        let kind = ws.adapted.kind(kind_for([&layer.output]));
+        ws.activations.set(&self.ops, &ws.pool, attended, t, queries, kind);
         let products = &mut [product(&layer.output, &mut ws.x[..t * d], Then::Add)];
         self.ops.matmul(&ws.pool, &ws.activations, products);
         Place { layer: number, part: |layer| layer.output.as_ref(), adapters: &batch.adapters }.add(
             &self.ops,
             &ws.pool,
             ws.adapted.changed(),
-            (attended, queries, queries),
+            &ws.activations,
             [(&mut *ws.x, d)],
             Finally::Nothing,
         );
@@ -222,17 +221,17 @@ impl Model {
     /// x += down(silu(gate n)·(up n)), n = norm(x), on the first `t` rows of `ws.x`.
     fn dense(&self, layer: &Layer, number: usize, network: &Swiglu, ws: &mut Workspace, t: usize, batch: &Batch) {
         let (d, f) = (self.config.hidden_size, self.config.ffn_size);
-        let kind = kind_for([&network.gate, &network.up]) | ActivationKind::FLOATS;
+        let kind = ws.adapted.kind(kind_for([&network.gate, &network.up]));
         let (x, norm) = (&ws.x[..t * d], &layer.ffn_norm);
         ws.activations.set_normed(&self.ops, &ws.pool, x, norm, self.config.norm_eps, t, kind);
         let inner = &mut ws.inner[..t * f];
-        match ws.activations.floats().filter(|_| ws.adapted.changes_gates()) {
-            None => {
+        match ws.adapted.changes_gates() {
+            false => {
                 let gated = Gated { gate: network.gate.view(), up: network.up.view(), rows: 0..t, out: inner };
                 self.ops.gated(&ws.pool, &ws.activations, &mut [gated]);
             }
             // The same bits for rows without an adapter, in two steps.
-            Some((x, stride)) => {
+            true => {
                 let (rows, up) = ws.adapted.gated();
                 let up = &mut up[..t * f];
                 let products = &mut [product(&network.gate, inner, Then::Store), product(&network.up, up, Then::Store)];
@@ -241,20 +240,21 @@ impl Model {
                     &self.ops,
                     &ws.pool,
                     rows,
-                    (x, stride, d),
+                    &ws.activations,
                     [(inner, f), (up, f)],
                     Finally::Swiglu,
                 );
             }
         }
-        ws.activations.set(&self.ops, &ws.pool, &ws.inner[..t * f], t, f, kind_for([&network.down]));
+        let kind = ws.adapted.kind(kind_for([&network.down]));
+        ws.activations.set(&self.ops, &ws.pool, &ws.inner[..t * f], t, f, kind);
         let products = &mut [product(&network.down, &mut ws.x[..t * d], Then::Add)];
         self.ops.matmul(&ws.pool, &ws.activations, products);
         Place { layer: number, part: |layer| layer.down.as_ref(), adapters: &batch.adapters }.add(
             &self.ops,
             &ws.pool,
             ws.adapted.changed(),
-            (&ws.inner[..t * f], f, f),
+            &ws.activations,
             [(&mut *ws.x, d)],
             Finally::Nothing,
         );

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::{Bytes, HttpBody};
 use axum::extract::{FromRequest, Request};
+use falaj_artifact::Digest;
 use falaj_protocol::Problem;
 use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -27,6 +28,8 @@ pub(crate) struct Parsed<T> {
     pub share: Share,
     /// When its head had been read.
     pub arrived: Instant,
+    /// SHA-256 of the body.
+    pub digest: [u8; 32],
 }
 
 /// Memory taken from the budget of all bodies; given back when dropped.
@@ -37,8 +40,19 @@ pub(crate) struct Share {
 }
 
 impl Raw {
+    pub(crate) fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// When its head had been read.
+    pub(crate) fn arrived(&self) -> Instant {
+        self.arrived
+    }
+
     pub(crate) fn parse<T>(self, parse: impl FnOnce(&[u8]) -> Result<T, Vec<Problem>>) -> Result<Parsed<T>, ApiError> {
-        Ok(Parsed { request: parse(&self.bytes)?, share: self.share, arrived: self.arrived })
+        let request = parse(&self.bytes)?;
+        let digest = *Digest::of(&self.bytes).as_bytes();
+        Ok(Parsed { request, share: self.share, arrived: self.arrived, digest })
     }
 }
 

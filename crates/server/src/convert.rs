@@ -24,12 +24,13 @@ use crate::auth::Caller;
 use crate::body::Parsed;
 use crate::error::ApiError;
 use crate::generate::{Decode, Job};
+use crate::governance::Passage;
 use crate::ids;
 use crate::registry::{Loan, Served};
 
 pub(crate) async fn chat(app: &App, caller: &Caller, request: Parsed<ChatRequest>) -> Result<Job, ApiError> {
-    let served = app.registry.find(&request.model, app.deadline(request.arrived)).await?;
-    let origin = Origin { cache_salt: caller.cache_salt, arrived: request.arrived };
+    let (served, passage) = app.enter(caller, &request.model, &request).await?;
+    let origin = Origin { passage, arrived: request.arrived };
     blocking(app, request, move |request| {
         let asked = Asked {
             messages: request.messages,
@@ -48,8 +49,8 @@ pub(crate) async fn chat(app: &App, caller: &Caller, request: Parsed<ChatRequest
 }
 
 pub(crate) async fn messages(app: &App, caller: &Caller, request: Parsed<MessagesRequest>) -> Result<Job, ApiError> {
-    let served = app.registry.find(&request.model, app.deadline(request.arrived)).await?;
-    let origin = Origin { cache_salt: caller.cache_salt, arrived: request.arrived };
+    let (served, passage) = app.enter(caller, &request.model, &request).await?;
+    let origin = Origin { passage, arrived: request.arrived };
     blocking(app, request, move |request| {
         let options = Options {
             temperature: request.temperature,
@@ -80,8 +81,8 @@ pub(crate) async fn completion(
     caller: &Caller,
     request: Parsed<CompletionRequest>,
 ) -> Result<Job, ApiError> {
-    let served = app.registry.find(&request.model, app.deadline(request.arrived)).await?;
-    let origin = Origin { cache_salt: caller.cache_salt, arrived: request.arrived };
+    let (served, passage) = app.enter(caller, &request.model, &request).await?;
+    let origin = Origin { passage, arrived: request.arrived };
     blocking(app, request, move |request| {
         let prompts = request.prompts.into_iter().map(|prompt| match (&request.suffix, prompt) {
             (None, prompt) => tokens(&served, prompt),
@@ -99,8 +100,8 @@ pub(crate) async fn completion(
 }
 
 pub(crate) async fn fim(app: &App, caller: &Caller, request: Parsed<FimRequest>) -> Result<Job, ApiError> {
-    let served = app.registry.find(&request.model, app.deadline(request.arrived)).await?;
-    let origin = Origin { cache_salt: caller.cache_salt, arrived: request.arrived };
+    let (served, passage) = app.enter(caller, &request.model, &request).await?;
+    let origin = Origin { passage, arrived: request.arrived };
     blocking(app, request, move |request| {
         let prompt = fill(&served, &request.prompt, &request.suffix)?;
         Ok(plain(served, vec![prompt], &request.options, origin))
@@ -142,9 +143,8 @@ async fn blocking<R: Send + 'static, T: Send + 'static>(
 }
 
 /// Whose request it is and when it came.
-#[derive(Clone, Copy)]
 struct Origin {
-    cache_salt: u64,
+    passage: Passage,
     arrived: Instant,
 }
 
@@ -161,7 +161,8 @@ fn plain(served: Arc<Loan>, prompts: Vec<Vec<u32>>, options: &Options, origin: O
             frequency_penalty: options.frequency_penalty.unwrap_or(0.0),
             repetition_penalty: options.repetition_penalty.unwrap_or(1.0),
             logit_bias: options.logit_bias.clone(),
-            seed: options.seed.unwrap_or_else(ids::random),
+            // One that a request may name: whoever replays this one does.
+            seed: options.seed.unwrap_or_else(|| ids::random() >> 1),
         },
         served,
         prompts,
@@ -173,8 +174,9 @@ fn plain(served: Arc<Loan>, prompts: Vec<Vec<u32>>, options: &Options, origin: O
         constraints: Vec::new(),
         logprobs: None,
         decode: Decode::Plain,
-        cache_salt: origin.cache_salt,
+        passage: origin.passage,
         arrived: origin.arrived,
+        spent_ns: 0,
     }
 }
 
@@ -365,7 +367,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_left_keeps_its_turn_until_the_work_is_done() {
-        let app = App::new(Settings::default(), Registry::new());
+        let app = App::new(Settings::default(), Registry::new()).expect("sound policies");
         let turns = app.preparing.available_permits();
         let raw = Raw::from_request(Request::new(Body::empty()), &app).await.expect("an empty body");
         let parsed = raw.parse(|_| Ok(())).expect("nothing to parse");

@@ -17,16 +17,17 @@ use crate::ids;
 
 /// The request's id, for handlers that put it into a stream.
 #[derive(Clone, Debug)]
-pub(crate) struct RequestId(pub String);
+pub(crate) struct RequestId(pub String, pub [u8; 16]);
 
 pub(crate) async fn edge(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    let id = ids::unique("req_");
+    let number = ids::request();
+    let id = ids::shown(number);
     let started = Instant::now();
     let dialect = dialect(request.uri(), request.headers());
-    let route =
-        request.extensions().get::<MatchedPath>().map_or_else(|| "other".to_owned(), |path| path.as_str().to_owned());
+    let path = request.extensions().get::<MatchedPath>().cloned();
+    let route = path.as_ref().map_or("other", MatchedPath::as_str);
     let method = request.method().clone();
-    request.extensions_mut().insert(RequestId(id.clone()));
+    request.extensions_mut().insert(RequestId(id.clone(), number));
     request.extensions_mut().insert(dialect);
     let mut response = match AssertUnwindSafe(next.run(request)).catch_unwind().await {
         Ok(response) => response,
@@ -36,12 +37,26 @@ pub(crate) async fn edge(State(app): State<App>, mut request: Request, next: Nex
         }
     };
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
-        if matches!(error, ApiError::Engine { .. } | ApiError::Internal | ApiError::LoadFailed { .. }) {
+        let for_the_operator = matches!(
+            error,
+            ApiError::Engine { .. }
+                | ApiError::Internal
+                | ApiError::LoadFailed { .. }
+                | ApiError::EngineGone { .. }
+                | ApiError::EngineBroke { .. }
+                | ApiError::EngineRefused { status: 401 | 403 | 500.., .. }
+        );
+        if for_the_operator {
             tracing::error!(request_id = id, route, %error, "request failed");
         }
+        let told = std::mem::take(response.headers_mut());
         response = error.response(dialect, &id);
+        // What is left of limits. What the error says itself goes first.
+        for (name, value) in &told {
+            response.headers_mut().entry(name).or_insert_with(|| value.clone());
+        }
     }
-    app.metrics.request(&route, &method, response.status());
+    app.metrics.request(route, &method, response.status());
     let status = response.status().as_u16();
     tracing::info!(request_id = id, %method, route, status, elapsed_ms = started.elapsed().as_millis() as u64, "answered");
     if let Ok(value) = HeaderValue::from_str(&id) {

@@ -1,10 +1,14 @@
 //! The one place that maps errors to HTTP. Handlers return [`ApiError`]; the `edge` middleware, which knows the
 //! dialect of the path, asks here for the status and the envelope.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use falaj_engine::SubmitError;
+use falaj_govern::Language;
+use falaj_ledger::LedgerError;
 use falaj_protocol::errors::{
     AnthropicError, AnthropicErrorBody, MistralError, OpenAiError, OpenAiErrorBody, ValidationErrors,
 };
@@ -12,6 +16,9 @@ use falaj_protocol::{Dialect, Problem};
 use falaj_store::StoreError;
 use falaj_text::TextError;
 use serde::Serialize;
+
+use crate::ids;
+use crate::sign_in::SignInError;
 
 /// Everything a request can be answered with instead of what it asked for.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -22,6 +29,26 @@ pub enum ApiError {
     NoKey,
     #[error("the API key is not known here; check it, or ask this site's operator for one")]
     WrongKey,
+    /// In the language of whoever tried.
+    #[error("{}", .0.text(*.1))]
+    SignIn(SignInError, Language),
+    #[error("the header `falaj-data-class` is public, internal, confidential or secret")]
+    UnknownClass,
+    #[error("the header `falaj-purpose` is a word of at most {limit_bytes} bytes")]
+    LongPurpose { limit_bytes: usize },
+    /// The gate's no.
+    #[error("denied by the policy `{policy}`: {remedy}")]
+    Denied { policy: String, remedy: String },
+    #[error(
+        "this site's ledger takes no entries now ({reason}), and nothing is served that it does not know of; try again later"
+    )]
+    NoLedger { reason: String },
+    #[error("over the limit of {limit}: {remaining} remain{}", retry(*.retry_after_s))]
+    OverBudget { limit: String, remaining: f64, retry_after_s: Option<u64> },
+    #[error("the site's database cannot be reached; try again in a moment")]
+    NoDatabase,
+    #[error("this site's disk is full, and this was not kept; try again later")]
+    NoSpace,
     #[error("invalid model: `{model}` is not served here; `GET /v1/models` lists what is")]
     UnknownModel { model: String, in_path: bool },
     #[error("no such path: `{path}`")]
@@ -62,6 +89,17 @@ pub enum ApiError {
     TookTooLong { timeout_ms: u64 },
     #[error("the model stopped with an error: {reason}")]
     Engine { reason: String },
+    #[error("the attached engine `{engine}` cannot be reached: {reason}; try again later")]
+    EngineGone { engine: String, reason: String },
+    /// What an attached engine said instead of an answer.
+    #[error("the attached engine `{engine}` answered {status}: {message}")]
+    EngineRefused { engine: String, status: u16, message: String, retry_after_s: Option<u64> },
+    #[error("the attached engine `{engine}` broke off its answer: {reason}")]
+    EngineBroke { engine: String, reason: String },
+    #[error(
+        "the model `{model}` is at the attached engine `{engine}`, which is asked for chat completions, completions and embeddings only"
+    )]
+    Elsewhere { model: String, engine: String },
     #[error("the answer could not be kept to the grammar or schema of the request: {reason}; send a simpler one")]
     GrammarFailed { reason: String },
     #[error("this server keeps neither files nor jobs; start it with `falaj up`")]
@@ -95,6 +133,61 @@ impl ApiError {
             Self::NoKey | Self::WrongKey => {
                 of(StatusCode::UNAUTHORIZED, "unauthorized", INVALID, Some("invalid_api_key"), "authentication_error")
             }
+            Self::SignIn(error, _) => match error {
+                SignInError::Address(_) | SignInError::Off => {
+                    of(StatusCode::NOT_FOUND, "not_found", INVALID, Some("no_sign_in"), "not_found_error")
+                }
+                SignInError::Provider(_) => {
+                    of(StatusCode::BAD_GATEWAY, "bad_gateway", "server_error", Some("provider_failed"), "api_error")
+                }
+                SignInError::State | SignInError::Refused | SignInError::Code => {
+                    of(StatusCode::BAD_REQUEST, INVALID, INVALID, Some("sign_in_failed"), INVALID)
+                }
+                SignInError::Ended => {
+                    of(StatusCode::UNAUTHORIZED, "unauthorized", INVALID, Some("session_ended"), "authentication_error")
+                }
+                SignInError::Token(_) | SignInError::Stranger | SignInError::Nowhere | SignInError::Origin => of(
+                    StatusCode::FORBIDDEN,
+                    "forbidden",
+                    "permission_error",
+                    Some("sign_in_denied"),
+                    "permission_error",
+                ),
+            },
+            Self::UnknownClass | Self::LongPurpose { .. } => {
+                of(StatusCode::BAD_REQUEST, INVALID, INVALID, None, INVALID)
+            }
+            Self::Denied { .. } => {
+                of(StatusCode::FORBIDDEN, "forbidden", "permission_error", Some("denied"), "permission_error")
+            }
+            Self::OverBudget { .. } => of(
+                StatusCode::TOO_MANY_REQUESTS,
+                "rate_limited",
+                "insufficient_quota",
+                Some("insufficient_quota"),
+                "rate_limit_error",
+            ),
+            Self::NoLedger { .. } => of(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "service_unavailable",
+                "server_error",
+                Some("no_ledger"),
+                "overloaded_error",
+            ),
+            Self::NoDatabase => of(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "service_unavailable",
+                "server_error",
+                Some("no_database"),
+                "overloaded_error",
+            ),
+            Self::NoSpace => of(
+                StatusCode::INSUFFICIENT_STORAGE,
+                "insufficient_storage",
+                "server_error",
+                Some("no_space"),
+                "overloaded_error",
+            ),
             // Mistral answers 400 with code 1500 where a body names the model, 404 where the path does.
             Self::UnknownModel { in_path: false, .. } if mistral_here => {
                 of(StatusCode::BAD_REQUEST, "invalid_model", INVALID, Some("1500"), "not_found_error")
@@ -122,7 +215,7 @@ impl ApiError {
             Self::ContextExceeded { .. } => {
                 of(StatusCode::BAD_REQUEST, INVALID, INVALID, Some("context_length_exceeded"), INVALID)
             }
-            Self::Unsupported { .. } | Self::GrammarFailed { .. } => {
+            Self::Unsupported { .. } | Self::GrammarFailed { .. } | Self::Elsewhere { .. } => {
                 of(StatusCode::BAD_REQUEST, INVALID, INVALID, Some("unsupported"), INVALID)
             }
             Self::Conversation { .. } => {
@@ -173,9 +266,38 @@ impl ApiError {
             Self::TookTooLong { .. } => {
                 of(StatusCode::GATEWAY_TIMEOUT, "timeout", "server_error", Some("timeout"), "timeout_error")
             }
+            Self::EngineGone { .. } => of(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "service_unavailable",
+                "server_error",
+                Some("engine_unreachable"),
+                "overloaded_error",
+            ),
+            Self::EngineRefused { status: 429, .. } => of(
+                StatusCode::TOO_MANY_REQUESTS,
+                "rate_limited",
+                "rate_limit_error",
+                Some("rate_limit_exceeded"),
+                "rate_limit_error",
+            ),
+            // That this site's key is not taken there is not the caller's fault.
+            Self::EngineRefused { status: status @ (400 | 402 | 404..=499), .. } => {
+                of(StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_REQUEST), INVALID, INVALID, None, INVALID)
+            }
+            Self::EngineRefused { .. } | Self::EngineBroke { .. } => {
+                of(StatusCode::BAD_GATEWAY, "bad_gateway", "server_error", Some("engine_failed"), "api_error")
+            }
             Self::Engine { .. } | Self::Internal => {
                 of(StatusCode::INTERNAL_SERVER_ERROR, "internal_server_error", "server_error", None, "api_error")
             }
+        }
+    }
+
+    /// With the words of this language, where it has them.
+    pub(crate) fn spoken(self, language: Language) -> Self {
+        match self {
+            Self::SignIn(error, _) => Self::SignIn(error, language),
+            other => other,
         }
     }
 
@@ -183,7 +305,7 @@ impl ApiError {
     fn param(&self) -> Option<String> {
         match self {
             Self::Invalid(problems) => problems.first().and_then(Problem::param),
-            Self::UnknownModel { .. } | Self::NoRoomEver { .. } => Some("model".to_owned()),
+            Self::UnknownModel { .. } | Self::NoRoomEver { .. } | Self::Elsewhere { .. } => Some("model".to_owned()),
             Self::Unsupported { param, .. } => Some((*param).to_owned()),
             Self::Conversation { .. } => Some("messages".to_owned()),
             _ => None,
@@ -228,7 +350,22 @@ impl ApiError {
             Self::QueueFull { retry_after_ms } => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after_ms.div_ceil(1000).max(1)));
             }
-            Self::Busy | Self::Stopping | Self::NoRoomYet { .. } => {
+            Self::EngineRefused { retry_after_s: Some(after_s), .. } => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from(*after_s));
+            }
+            Self::OverBudget { retry_after_s, .. } => {
+                match retry_after_s {
+                    Some(seconds) => headers.insert(header::RETRY_AFTER, HeaderValue::from((*seconds).max(1))),
+                    // No waiting helps: it asks for more than a whole window holds.
+                    None => headers.insert("x-should-retry", HeaderValue::from_static("false")),
+                };
+            }
+            Self::Busy
+            | Self::Stopping
+            | Self::NoRoomYet { .. }
+            | Self::NoLedger { .. }
+            | Self::NoDatabase
+            | Self::EngineGone { .. } => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(1));
             }
             // The official clients would try a 5xx again by themselves.
@@ -280,15 +417,57 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Unknown { what, id } => Self::Unknown { what, id: id.chars().take(200).collect() },
-            StoreError::WrongStatus { .. } => Self::Conflict { reason: error.to_string() },
+            StoreError::WrongStatus { .. } | StoreError::Refused { .. } => Self::Conflict { reason: error.to_string() },
             StoreError::TooLarge { limit_bytes } => {
                 Self::BodyTooLarge { limit_bytes: usize::try_from(limit_bytes).unwrap_or(usize::MAX) }
+            }
+            StoreError::Busy => Self::Busy,
+            StoreError::NotWritten { .. } | StoreError::Stopped => {
+                no_ledger(&error);
+                Self::NoLedger { reason: "what is used cannot be written".to_owned() }
+            }
+            full if full.is_full_disk() => {
+                tracing::error!(error = %full, "the disk is full");
+                Self::NoSpace
+            }
+            StoreError::Unreachable(_) => {
+                tracing::error!(%error, "no database");
+                Self::NoDatabase
             }
             error => {
                 tracing::error!(%error, "the store failed");
                 Self::Internal
             }
         }
+    }
+}
+
+impl From<SignInError> for ApiError {
+    fn from(error: SignInError) -> Self {
+        Self::SignIn(error, Language::English)
+    }
+}
+
+impl From<LedgerError> for ApiError {
+    fn from(error: LedgerError) -> Self {
+        no_ledger(&error);
+        let reason = match &error {
+            full if full.is_full_disk() => "its disk is full".to_owned(),
+            // Paths and tokens are the operator's to know.
+            LedgerError::Io { .. } => "its disk fails".to_owned(),
+            LedgerError::Signer { .. } => "its key cannot sign".to_owned(),
+            other => other.to_string(),
+        };
+        Self::NoLedger { reason }
+    }
+}
+
+/// A word in the log once a second: while it lasts every request would say so.
+fn no_ledger(error: &dyn std::fmt::Display) {
+    static TOLD_S: AtomicU64 = AtomicU64::new(0);
+    let now_s = ids::now_s();
+    if TOLD_S.swap(now_s, Ordering::Relaxed) != now_s {
+        tracing::error!(%error, "nobody is let in: it could not be written down");
     }
 }
 
@@ -307,6 +486,13 @@ impl From<TextError> for ApiError {
             | TextError::Template { .. }
             | TextError::Constraint { .. } => Self::Engine { reason },
         }
+    }
+}
+
+fn retry(after_s: Option<u64>) -> String {
+    match after_s {
+        Some(seconds) => format!("; try again in {seconds} s"),
+        None => "; ask for less, or for a higher limit".to_owned(),
     }
 }
 

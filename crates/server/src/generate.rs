@@ -1,5 +1,5 @@
 //! From a prepared job to pieces of text: submits to the engine, decodes tokens, finds stop strings and tool calls,
-//! counts, and gives up when time is over. Dropping a [`Generation`] cancels what still runs.
+//! counts, and gives up when time is over. Dropping a [`Generation`] cancels what still runs, and settles it by what came.
 
 mod lane;
 
@@ -10,11 +10,13 @@ use std::time::Instant;
 
 use falaj_engine::{Choice, Event, Request, Sampling};
 use falaj_text::Matcher;
+use serde::Serialize;
 
 pub(crate) use lane::{Finish, Logprob, Piece};
 
 use crate::app::App;
 use crate::error::ApiError;
+use crate::governance::{Admitted, Outcome, Passage, Running, Signed};
 use crate::registry::Loan;
 use lane::Lane;
 
@@ -34,9 +36,12 @@ pub(crate) struct Job {
     pub constraints: Vec<Matcher>,
     pub logprobs: Option<u8>,
     pub decode: Decode,
-    pub cache_salt: u64,
+    /// Whose it is, and the gate's permit.
+    pub passage: Passage,
     /// When the request came: what clients wait for begins there.
     pub arrived: Instant,
+    /// CPU time that it took until now: of the engine, for its prompts' scores.
+    pub spent_ns: u64,
 }
 
 /// How tokens become text.
@@ -58,10 +63,23 @@ pub(crate) struct Generation {
     started: Instant,
     deadline: tokio::time::Instant,
     /// Keeps the model in memory; dropped after the lanes, which cancel what still runs in it.
-    _loan: Arc<Loan>,
+    loan: Arc<Loan>,
+    /// CPU time from before its lanes.
+    spent_ns: u64,
     prompt_tokens: u64,
     first_token_seen: bool,
     failed: bool,
+    /// `None` once its receipt is written.
+    admitted: Option<Admitted>,
+    /// What has come of each choice, for the receipt.
+    wholes: Vec<Whole>,
+}
+
+/// Everything that came, and the receipt for it.
+pub(crate) struct Collected {
+    pub wholes: Vec<Whole>,
+    pub counts: Counts,
+    pub receipt: Option<String>,
 }
 
 /// Token counts of all choices together; a prompt counts once however many choices it has.
@@ -90,8 +108,8 @@ pub(crate) struct Call {
 }
 
 impl Generation {
-    /// Submits every choice; all or none are accepted.
-    pub(crate) fn start(app: &App, mut job: Job) -> Result<Self, ApiError> {
+    /// Submits every choice; all or none are accepted. Comes back when the ledger has noted it: not before may a token leave.
+    pub(crate) async fn start(app: &App, mut job: Job) -> Result<Self, ApiError> {
         let context_tokens = job.served.engine.context_tokens();
         let mut constraints = std::mem::take(&mut job.constraints).into_iter();
         let mut lanes = Vec::new();
@@ -114,7 +132,8 @@ impl Generation {
                 stop_tokens: if job.ends { job.served.text.tokenizer.eos_tokens() } else { Vec::new() },
                 min_tokens: job.min_tokens,
                 constraint: first.constraint,
-                cache_salt: job.cache_salt,
+                tenant: job.passage.caller.tenant,
+                cache_salt: job.passage.caller.cache_salt,
                 adapter: job.served.adapter.clone(),
                 logprobs: job.logprobs,
             };
@@ -123,15 +142,30 @@ impl Generation {
             }
         }
         let prompt_tokens = job.prompts.iter().map(|prompt| prompt.len() as u64).sum();
+        let most = job.max_tokens.map_or(context_tokens as u64, u64::from).saturating_mul(lanes.len() as u64);
+        let running = Running {
+            identity: job.served.identity.clone(),
+            seed: job.sampling.seed,
+            sampling: receipt_sampling(&job.sampling),
+            prompt_tokens,
+            completion_tokens: most,
+            energy_uj: app.power.expect(&job.served.facts.id, prompt_tokens.saturating_add(most)),
+        };
+        // While the engine reads the prompt already; a request that is not noted takes it back.
+        let mut admitted = app.governance.admit(job.passage, running)?;
+        admitted.durable().await?;
         app.metrics.prompt_tokens.add(prompt_tokens);
         Ok(Self {
+            admitted: Some(admitted),
+            wholes: lanes.iter().map(|_| Whole::default()).collect(),
             app: app.clone(),
             lanes,
             ready: VecDeque::new(),
             turn: 0,
             started: job.arrived,
             deadline: app.deadline(job.arrived),
-            _loan: job.served,
+            loan: job.served,
+            spent_ns: job.spent_ns,
             prompt_tokens,
             first_token_seen: false,
             failed: false,
@@ -141,8 +175,11 @@ impl Generation {
     /// The next piece of any choice; `None` when all have ended. Cancel-safe: a dropped wait loses nothing.
     pub(crate) async fn next(&mut self) -> Option<Result<(u32, Piece), ApiError>> {
         loop {
-            if let Some(piece) = self.ready.pop_front() {
-                return Some(Ok(piece));
+            if let Some((choice, piece)) = self.ready.pop_front() {
+                if let Some(whole) = self.wholes.get_mut(choice as usize) {
+                    whole.add(&piece);
+                }
+                return Some(Ok((choice, piece)));
             }
             if self.failed || self.lanes.iter().all(Lane::is_done) {
                 return None;
@@ -219,20 +256,82 @@ impl Generation {
     }
 
     /// Waits for everything.
-    pub(crate) async fn collect(mut self) -> Result<(Vec<Whole>, Counts), ApiError> {
-        let mut wholes: Vec<Whole> = self.lanes.iter().map(|_| Whole::default()).collect();
+    pub(crate) async fn collect(mut self) -> Result<Collected, ApiError> {
+        let mut logprobs: Vec<Vec<Logprob>> = self.lanes.iter().map(|_| Vec::new()).collect();
         while let Some(next) = self.next().await {
             let (choice, piece) = next?;
-            if let Some(whole) = wholes.get_mut(choice as usize) {
-                whole.add(piece);
+            if let (Piece::Text { logprobs: more, .. }, Some(all)) = (piece, logprobs.get_mut(choice as usize)) {
+                all.extend(more);
             }
         }
-        Ok((wholes, self.counts()))
+        let receipt = match self.receipt() {
+            Some(signed) => signed.ready().await,
+            None => None,
+        };
+        let mut wholes = std::mem::take(&mut self.wholes);
+        wholes.iter_mut().zip(logprobs).for_each(|(whole, logprobs)| whole.logprobs = logprobs);
+        Ok(Collected { wholes, counts: self.counts(), receipt })
+    }
+
+    /// Settles the request by what has come until now, once.
+    pub(crate) fn receipt(&mut self) -> Option<Signed> {
+        let mut admitted = self.admitted.take()?;
+        let Counts { prompt, cached, generated } = self.counts();
+        admitted.output(&transcript(&self.wholes));
+        let cpu_ns = self.spent_ns + self.lanes.iter().map(Lane::cpu_ns).sum::<u64>();
+        let computed = prompt.saturating_sub(cached).saturating_add(generated);
+        admitted.finish(Outcome {
+            prompt_tokens: prompt,
+            completion_tokens: generated,
+            cached_tokens: cached,
+            energy: self.app.power.charge(&self.loan.facts.id, cpu_ns, computed),
+        })
+    }
+}
+
+/// What a receipt's output commits to: a JSON array with an object per choice, `text`, `thinking` if there is some and `calls` if there
+/// are some, each with `name` and `arguments`; no spaces.
+fn transcript(wholes: &[Whole]) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Choice<'a> {
+        text: &'a str,
+        #[serde(skip_serializing_if = "str::is_empty")]
+        thinking: &'a str,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        calls: Vec<Called<'a>>,
+    }
+    #[derive(Serialize)]
+    struct Called<'a> {
+        name: &'a str,
+        arguments: &'a str,
+    }
+    fn called(Call { name, arguments, .. }: &Call) -> Called<'_> {
+        Called { name, arguments }
+    }
+    fn choice(Whole { text, thinking, calls, .. }: &Whole) -> Choice<'_> {
+        Choice { text, thinking, calls: calls.iter().map(called).collect() }
+    }
+    // Strings always serialise.
+    serde_json::to_vec(&wholes.iter().map(choice).collect::<Vec<_>>()).unwrap_or_default()
+}
+
+/// What was set, as bits: a replay needs it exactly.
+fn receipt_sampling(sampling: &Sampling) -> falaj_ledger::Sampling {
+    let set = |value: f32, usual: f32| (value != usual).then(|| value.to_bits());
+    falaj_ledger::Sampling {
+        temperature_bits: Some(sampling.temperature.to_bits()),
+        top_p_bits: set(sampling.top_p, 1.0),
+        top_k: sampling.top_k,
+        min_p_bits: set(sampling.min_p, 0.0),
+        frequency_penalty_bits: set(sampling.frequency_penalty, 0.0),
+        presence_penalty_bits: set(sampling.presence_penalty, 0.0),
+        repetition_penalty_bits: set(sampling.repetition_penalty, 1.0),
     }
 }
 
 impl Drop for Generation {
     fn drop(&mut self) {
+        self.receipt();
         let metrics = &self.app.metrics;
         metrics.request_time.observe(self.started.elapsed());
         metrics.cached_tokens.add(self.counts().cached);
@@ -245,20 +344,20 @@ impl Drop for Generation {
 }
 
 impl Whole {
-    fn add(&mut self, piece: Piece) {
+    /// All but log-probabilities, which no receipt knows.
+    fn add(&mut self, piece: &Piece) {
         match piece {
-            Piece::Text { text, logprobs } => {
-                self.text.push_str(&text);
-                self.logprobs.extend(logprobs);
+            Piece::Text { text, .. } => self.text.push_str(text),
+            Piece::Thinking(text) => self.thinking.push_str(text),
+            Piece::CallStart { id, name, .. } => {
+                self.calls.push(Call { id: id.clone(), name: name.clone(), arguments: String::new() });
             }
-            Piece::Thinking(text) => self.thinking.push_str(&text),
-            Piece::CallStart { id, name, .. } => self.calls.push(Call { id, name, arguments: String::new() }),
             Piece::CallArguments { index, fragment } => {
-                if let Some(call) = self.calls.get_mut(index as usize) {
-                    call.arguments.push_str(&fragment);
+                if let Some(call) = self.calls.get_mut(*index as usize) {
+                    call.arguments.push_str(fragment);
                 }
             }
-            Piece::End(finish) => self.finish = finish,
+            Piece::End(finish) => self.finish = finish.clone(),
         }
     }
 }

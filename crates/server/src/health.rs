@@ -10,6 +10,7 @@ use falaj_engine::Stats;
 use serde_json::{Value, json};
 
 use crate::app::App;
+use crate::attached::Engine;
 use crate::metrics::Exposition;
 use crate::registry::ModelState;
 
@@ -22,11 +23,13 @@ pub(crate) async fn health() -> Json<Value> {
     Json(json!({"status": "ok"}))
 }
 
-/// 200 when requests are taken, 503 while the server is stopping or has no model.
+/// 200 when requests are taken, 503 while the server is stopping, has no model, or a ledger that nobody can sign.
 pub(crate) async fn ready(State(app): State<App>) -> Response {
     let models: Vec<String> = app.registry.list().into_iter().map(|listed| listed.facts.id).collect();
     let status = if app.is_stopping() {
         "stopping"
+    } else if app.governance.hindrance().is_some() {
+        "no ledger"
     } else if models.is_empty() {
         "no model"
     } else {
@@ -38,8 +41,11 @@ pub(crate) async fn ready(State(app): State<App>) -> Response {
 pub(crate) async fn metrics(State(app): State<App>) -> Response {
     let mut out = Exposition::default();
     app.metrics.write(&mut out);
+    app.power.write(&mut out);
+    app.governance.write_condition(&mut out);
     memory(&app, &mut out);
     engines(&app, &mut out);
+    attached(&app, &mut out);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], out.0).into_response()
 }
 
@@ -62,9 +68,26 @@ fn memory(app: &App, out: &mut Exposition) {
     }
     let name = "falaj_model_memory_bytes";
     out.family(name, "gauge", "What each model takes, or has reserved, by state.");
-    for listed in app.registry.list().iter().filter(|listed| listed.state != ModelState::OnDisk) {
+    for listed in
+        app.registry.list().iter().filter(|listed| !matches!(listed.state, ModelState::OnDisk | ModelState::Attached))
+    {
         out.sample(name, &[("model", &listed.facts.id), ("state", listed.state.name())], listed.memory_bytes as f64);
     }
+}
+
+/// Totals of each attached engine.
+fn attached(app: &App, out: &mut Exposition) {
+    let engines = app.registry.engines();
+    let mut family = |name: &str, help: &str, value: fn(&Engine) -> u64| {
+        out.family(name, "counter", help);
+        for engine in &engines.all {
+            out.sample(name, &[("engine", engine.name())], value(engine) as f64);
+        }
+    };
+    family("falaj_attached_requests_total", "Requests passed on to an attached engine.", |engine| engine.asked.get());
+    family("falaj_attached_failures_total", "Of these, refused, unanswered or broken off.", |engine| {
+        engine.failed.get()
+    });
 }
 
 /// Gauges and totals of each engine, labelled with its model.

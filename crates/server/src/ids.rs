@@ -2,11 +2,23 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+
+pub(crate) use crate::clock::{now_ms, now_s};
 
 /// `prefix` and 32 hexadecimal digits.
 pub(crate) fn unique(prefix: &str) -> String {
     format!("{prefix}{:016x}{:016x}", random(), random())
+}
+
+/// A request's 16 bytes, which its receipt carries: 48 bits of milliseconds since 1970, then random ones, so that what is kept by
+/// them is kept in the order of time.
+pub(crate) fn request() -> [u8; 16] {
+    (u128::from(now_ms()) << 80 | (u128::from(random()) << 64 | u128::from(random())) & ((1 << 80) - 1)).to_be_bytes()
+}
+
+/// As clients see a request's id.
+pub(crate) fn shown(request: [u8; 16]) -> String {
+    format!("req_{:032x}", u128::from_be_bytes(request))
 }
 
 /// Nine alphanumerics, as Mistral's formats require.
@@ -36,9 +48,10 @@ pub(crate) fn random() -> u64 {
     hasher.finish()
 }
 
-/// Seconds since 1970.
-pub(crate) fn now_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+/// A request's bytes from how clients see them.
+pub(crate) fn read(shown: &str) -> Option<[u8; 16]> {
+    let hex = shown.strip_prefix("req_").filter(|hex| hex.len() == 32)?;
+    u128::from_str_radix(hex, 16).ok().map(u128::to_be_bytes)
 }
 
 fn base62(mut number: u64) -> String {

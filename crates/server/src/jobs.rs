@@ -8,7 +8,7 @@ mod process;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use falaj_protocol::jobs::{JobStatus, Progress};
@@ -16,6 +16,7 @@ use falaj_store::{Job, JobChange, Page, Store, StoreError};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, Semaphore, watch};
 
+use crate::energy::Power;
 use news::News;
 use process::{Child, Next, Stop};
 
@@ -53,6 +54,8 @@ struct Shared {
     /// How to stop each job that is being checked or trained.
     running: Mutex<HashMap<String, watch::Sender<Stop>>>,
     stopping: watch::Sender<bool>,
+    /// What counts the energy of the jobs that are done.
+    power: OnceLock<Arc<Power>>,
 }
 
 impl Jobs {
@@ -65,8 +68,14 @@ impl Jobs {
             due: Notify::new(),
             running: Mutex::default(),
             stopping: watch::Sender::new(false),
+            power: OnceLock::new(),
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    pub(crate) fn count_energy(&self, power: Arc<Power>) {
+        // Whoever was told first goes on counting.
+        let _ = self.shared.power.set(power);
     }
 
     /// Takes up what an earlier process of this site left, and runs what becomes due until [`Jobs::shutdown`].

@@ -8,5 +8,7 @@ pub(crate) mod fim;
 pub(crate) mod fine_tuning;
 pub(crate) mod messages;
 pub(crate) mod models;
+pub(crate) mod people;
+pub(crate) mod receipts;
 pub(crate) mod tokenize;
 pub(crate) mod tuned_models;

@@ -6,13 +6,15 @@ mod residents;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use falaj_artifact::Hasher;
 use falaj_engine::{AdapterHandle, Engine};
 use falaj_text::{GrammarCompiler, ModelText, ToolSyntax};
 use tokio::time::Instant;
 
+use crate::attached::{AttachedEngine, Engines};
 use crate::error::ApiError;
 use crate::ids;
 pub(crate) use residents::Counts;
@@ -27,6 +29,8 @@ pub struct Served {
     pub engine: Engine,
     /// What its requests are answered with over the engine's model, which others share.
     pub adapter: Option<AdapterHandle>,
+    /// What receipts say of it.
+    pub identity: Identity,
     /// What it takes now that it is here; before, [`Facts::memory_bytes`] is the estimate.
     pub memory_bytes: u64,
 }
@@ -34,12 +38,14 @@ pub struct Served {
 impl Served {
     pub fn new(facts: Facts, text: ModelText, engine: Engine) -> Self {
         let grammars = GrammarCompiler::new(Arc::clone(&text.tokenizer));
-        Self { memory_bytes: facts.memory_bytes, facts, text, grammars, engine, adapter: None }
+        let identity = Identity::of(&engine, &text);
+        Self { memory_bytes: facts.memory_bytes, facts, text, grammars, engine, adapter: None, identity }
     }
 
     /// An adapter that `base`'s engine has loaded: a model of its own that shares everything with `base` but the adapter.
     pub fn over(base: &Self, facts: Facts, adapter: AdapterHandle) -> Self {
-        Self { memory_bytes: adapter.size_bytes() as u64, facts, adapter: Some(adapter), ..base.clone() }
+        let identity = Identity { adapter: Some(*adapter.digest().as_bytes()), ..base.identity.clone() };
+        Self { memory_bytes: adapter.size_bytes() as u64, facts, adapter: Some(adapter), identity, ..base.clone() }
     }
 
     /// No further request; the engine itself goes where it is this model's alone. Blocks its thread.
@@ -47,6 +53,37 @@ impl Served {
         match &self.adapter {
             Some(adapter) => self.engine.unload_adapter(adapter),
             None => self.engine.shutdown(true),
+        }
+    }
+}
+
+/// What decides over a request's tokens, besides the request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// SHA-256 that the model's files were verified against; zeros for one that came from no files.
+    pub model: [u8; 32],
+    pub adapter: Option<[u8; 32]>,
+    /// SHA-256 over the vocabulary: each token's length (four bytes, little-endian) and bytes, in order.
+    pub tokenizer: [u8; 32],
+    /// Version of the arithmetic, instruction set and format of the cache.
+    pub numerics: Arc<str>,
+}
+
+impl Identity {
+    fn of(engine: &Engine, text: &ModelText) -> Self {
+        let mut vocabulary = Hasher::default();
+        for token in (0..).take(text.tokenizer.vocab_size()) {
+            let bytes = text.tokenizer.token_bytes(token);
+            vocabulary.update(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
+            vocabulary.update(bytes);
+        }
+        let model = engine.model();
+        let kv_format = format!("{:?}", engine.options().kv_format).to_lowercase();
+        Self {
+            model: model.digest().map_or([0; 32], |digest| *digest.as_bytes()),
+            adapter: None,
+            tokenizer: *vocabulary.finish().as_bytes(),
+            numerics: format!("{}/{}/{kv_format}", falaj_engine::NUMERICS, model.ops().isa()).into(),
         }
     }
 }
@@ -130,6 +167,8 @@ pub enum ModelState {
     Loaded,
     /// Its last requests are ending, or its memory is being given back.
     Leaving,
+    /// At an attached engine.
+    Attached,
 }
 
 impl ModelState {
@@ -139,6 +178,7 @@ impl ModelState {
             Self::Loading => "loading",
             Self::Loaded => "loaded",
             Self::Leaving => "leaving",
+            Self::Attached => "attached",
         }
     }
 }
@@ -150,6 +190,8 @@ pub struct Listed {
     pub state: ModelState,
     /// Taken now, or reserved for what is being loaded; on disk: the estimate.
     pub memory_bytes: u64,
+    /// Where it runs, where that is another country than the site's; ISO 3166.
+    pub country: Option<String>,
 }
 
 /// A loaded model, lent to whoever works with it: while a loan lives, its model stays in memory.
@@ -173,6 +215,7 @@ pub struct Registry {
     residents: Arc<Residents>,
     /// Models that are put away: neither listed nor served.
     hidden: Mutex<BTreeSet<String>>,
+    attached: RwLock<Arc<Engines>>,
 }
 
 impl Registry {
@@ -183,7 +226,7 @@ impl Registry {
 
     /// One that loads what `loader` lists when it is asked for.
     pub fn with_loader(loader: Arc<dyn Loader>, memory: Memory) -> Self {
-        Self { residents: Arc::new(Residents::new(Some(loader), memory)), hidden: Mutex::default() }
+        Self { residents: Arc::new(Residents::new(Some(loader), memory)), ..Self::default() }
     }
 
     /// Serves a model that is already in memory, in place of one of the same id. It stays if the loader could not bring it
@@ -200,7 +243,10 @@ impl Registry {
 
     /// Everything that a request may name, sorted by id.
     pub fn list(&self) -> Vec<Listed> {
-        let all = self.all();
+        let mut all = self.all();
+        for listed in self.engines().listed() {
+            all.entry(listed.facts.id.clone()).or_insert(listed);
+        }
         let hidden = self.hidden();
         all.into_values().filter(|listed| !hidden.contains(&listed.facts.id)).collect()
     }
@@ -208,11 +254,37 @@ impl Registry {
     fn all(&self) -> BTreeMap<String, Listed> {
         let on_disk = |facts: Facts| {
             let memory_bytes = facts.memory_bytes;
-            (facts.id.clone(), Listed { facts, state: ModelState::OnDisk, memory_bytes })
+            (facts.id.clone(), Listed { facts, state: ModelState::OnDisk, memory_bytes, country: None })
         };
         let mut all: BTreeMap<String, Listed> = self.residents.cold().into_iter().map(on_disk).collect();
         self.residents.describe(&mut all);
         all
+    }
+
+    /// Attached engines and their models.
+    pub(crate) fn engines(&self) -> Arc<Engines> {
+        Arc::clone(&self.attached.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn attach(&self, engines: Vec<AttachedEngine>) {
+        let (old, local) = (self.engines(), self.all().into_keys().collect());
+        self.put_engines(old.replaced(engines, &local));
+    }
+
+    /// Looks again which names are this site's own.
+    pub(crate) fn sort_out(&self) {
+        let engines = self.engines();
+        if engines.all.is_empty() {
+            return;
+        }
+        let sorted = Engines::of(engines.all.clone(), &self.all().into_keys().collect());
+        if sorted.names() != engines.names() {
+            self.put_engines(sorted);
+        }
+    }
+
+    fn put_engines(&self, engines: Engines) {
+        *self.attached.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(engines);
     }
 
     /// Puts a model away, or brings it back. Requests that it is answering go on.
@@ -260,6 +332,9 @@ impl Registry {
         // Nothing that a job made has aliases: its id is its only name.
         if self.hidden().contains(name) {
             return Err(unknown());
+        }
+        if let Some(place) = self.engines().place(name) {
+            return Err(ApiError::Elsewhere { model: shortened(name), engine: place.engine.name().to_owned() });
         }
         if let Some(loan) = self.residents.lend(name) {
             return Ok(Arc::new(loan));

@@ -7,9 +7,9 @@ use axum::routing::{get, patch, post};
 
 use crate::app::App;
 use crate::operations::{
-    chat, completions, embeddings, files, fim, fine_tuning, messages, models, tokenize, tuned_models,
+    chat, completions, embeddings, files, fim, fine_tuning, messages, models, people, receipts, tokenize, tuned_models,
 };
-use crate::{auth, edge, health};
+use crate::{auth, edge, health, openapi};
 
 pub(crate) fn router(app: App) -> Router {
     let api = Router::new()
@@ -33,6 +33,13 @@ pub(crate) fn router(app: App) -> Router {
         .route("/tokenize", post(tokenize::tokenize))
         .route("/detokenize", post(tokenize::detokenize))
         .route("/tokenizer_info", get(tokenize::info))
+        // What was used, and its proofs
+        .route("/v1/usage", get(receipts::usage))
+        .route("/v1/receipts", get(receipts::list).delete(receipts::erase))
+        .route("/v1/receipts/{id}", get(receipts::retrieve))
+        // People
+        .route("/auth/me", get(people::me))
+        .route("/auth/logout", post(people::logout))
         // Files and jobs, which both vendors keep under the same names
         .nest("/v1", kept(&app))
         .nest("/openai/v1", kept(&app))
@@ -52,6 +59,10 @@ pub(crate) fn router(app: App) -> Router {
         .route("/", get(health::root))
         .route("/health", get(health::health))
         .route("/ready", get(health::ready))
+        .route("/openapi.json", get(openapi::publish))
+        // To the provider and back: who comes back passes the gate there
+        .route("/auth/login", get(people::login))
+        .route("/auth/callback", get(people::callback))
         // The link itself is the key.
         .route("/signed/files/{workspace}/{id}", get(files::signed));
     api.merge(metrics)

@@ -34,6 +34,7 @@ pub async fn serve(listener: TcpListener, app: App, shutdown: impl Future<Output
     let graceful = GracefulShutdown::new();
     let mut tasks = JoinSet::new();
     let housekeeping = tokio::spawn(unload_idle(app.clone()));
+    let watching = tokio::spawn(watch(app.clone()));
     let jobs = tokio::spawn({
         let app = app.clone();
         async move { app.run_jobs().await }
@@ -83,6 +84,7 @@ pub async fn serve(listener: TcpListener, app: App, shutdown: impl Future<Output
     }
     tasks.shutdown().await;
     housekeeping.abort();
+    watching.abort();
     if let Err(error) = jobs.await {
         tracing::error!(%error, "the jobs did not stop cleanly");
     }
@@ -96,6 +98,18 @@ async fn unload_idle(app: App) {
         tokio::time::sleep(pause).await;
     }
 }
+
+/// Takes in what has changed.
+async fn watch(app: App) {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if let Err(error) = app.reload().await {
+            tracing::error!(%error, "who may call is not known anew: those who could still can");
+        }
+    }
+}
+
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 type Accepted = (TcpStream, std::net::SocketAddr, tokio::sync::OwnedSemaphorePermit);
 

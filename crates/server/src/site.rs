@@ -43,6 +43,7 @@ impl Site {
             Ok(archived) => archived.iter().for_each(|id| app.registry().hide(id, true)),
             Err(error) => tracing::error!(%error, "what models are put away is not known"),
         }
+        self.jobs.count_energy(Arc::clone(&app.power));
         let sweeping = async {
             loop {
                 if let Err(error) = self.store.sweep_files().await {

@@ -42,6 +42,11 @@ impl Frames {
         self.0.extend(["data: ", data, "\n\n"]);
     }
 
+    /// What clients pass over.
+    fn comment(&mut self, text: &str) {
+        self.0.extend([": ", text, "\n\n"]);
+    }
+
     pub(crate) fn named(&mut self, event: &str, value: &impl Serialize) {
         self.0.extend(["event: ", event, "\n"]);
         self.data(value);
@@ -65,6 +70,22 @@ pub(crate) fn response(generation: Generation, script: impl Script, keep_alive_m
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     // nginx holds streams back unless told.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+/// The header of whole answers, and the word that begins a stream's last comment.
+const RECEIPT: &str = "falaj-receipt";
+
+/// A receipt as a stream carries it.
+pub(crate) fn receipt_comment(receipt: &str) -> String {
+    format!(": {RECEIPT} {receipt}\n\n")
+}
+
+/// A whole answer with its receipt.
+pub(crate) fn with_receipt(mut response: Response, receipt: Option<String>) -> Response {
+    if let Some(value) = receipt.and_then(|receipt| HeaderValue::from_str(&receipt).ok()) {
+        response.headers_mut().insert(RECEIPT, value);
+    }
     response
 }
 
@@ -98,19 +119,19 @@ impl<S: Script> Show<S> {
         }
         while out.0.is_empty() && self.stage != Stage::Over {
             match tokio::time::timeout(self.keep_alive, self.generation.next()).await {
-                Ok(next) => self.write(next, &mut out),
+                Ok(next) => self.write(next, &mut out).await,
                 Err(_) => self.script.idle(&mut out),
             }
         }
         // What is already there goes out in the same write.
         while self.stage != Stage::Over {
             let Some(next) = self.generation.next().now_or_never() else { break };
-            self.write(next, &mut out);
+            self.write(next, &mut out).await;
         }
         Some(out)
     }
 
-    fn write(&mut self, next: Option<Result<(u32, Piece), ApiError>>, out: &mut Frames) {
+    async fn write(&mut self, next: Option<Result<(u32, Piece), ApiError>>, out: &mut Frames) {
         match next {
             Some(Ok((choice, piece))) => {
                 let (counts, last) = (self.generation.counts(), self.generation.is_over());
@@ -119,12 +140,23 @@ impl<S: Script> Show<S> {
             Some(Err(error)) => {
                 tracing::warn!(%error, "a stream failed");
                 self.stage = Stage::Over;
+                self.receipt(out).await;
                 self.script.fail(&error, out);
             }
             None => {
                 self.stage = Stage::Over;
+                // Before the end that clients stop reading at.
+                self.receipt(out).await;
                 self.script.close(self.generation.counts(), out);
             }
+        }
+    }
+
+    async fn receipt(&mut self, out: &mut Frames) {
+        if let Some(signed) = self.generation.receipt()
+            && let Some(receipt) = signed.ready().await
+        {
+            out.comment(&format!("{RECEIPT} {receipt}"));
         }
     }
 }

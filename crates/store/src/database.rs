@@ -1,113 +1,104 @@
-//! The database file: how it is opened, and its tables. A table changes by a new entry at the end of [`STEPS`], never by an
-//! edit of one that was published.
+//! The database of a site's state: a file of SQLite, or PostgreSQL 15 and later. How it is opened, and how transactions begin.
+//! Where the two differ is in `database/dialect.rs`, the tables are in `database/tables.rs`; `database/moving.rs` goes from one to the other.
+
+mod dialect;
+mod moving;
+mod tables;
 
 use std::path::Path;
+use std::sync::Once;
 use std::time::Duration;
 
-use sqlx::SqlitePool;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::any::{AnyPoolOptions, install_default_drivers};
+use sqlx::{Any, AnyPool, Transaction};
 
 use crate::StoreError;
+use dialect::Dialect;
+pub use moving::{Moved, Progress};
 
-/// One step per schema version, from version 0 (empty) upwards.
-const STEPS: &[&[&str]] = &[
-    &[
-        "CREATE TABLE files (
-        seq INTEGER PRIMARY KEY AUTOINCREMENT,
-        id TEXT NOT NULL UNIQUE,
-        workspace TEXT NOT NULL,
-        name TEXT NOT NULL,
-        purpose TEXT NOT NULL,
-        sample_type TEXT NOT NULL,
-        bytes INTEGER NOT NULL,
-        lines INTEGER,
-        digest TEXT NOT NULL,
-        created_s INTEGER NOT NULL,
-        expires_s INTEGER
-    ) STRICT",
-        "CREATE INDEX files_by_workspace ON files (workspace, seq)",
-        "CREATE INDEX files_by_digest ON files (digest)",
-        "CREATE TABLE jobs (
-        seq INTEGER PRIMARY KEY AUTOINCREMENT,
-        id TEXT NOT NULL UNIQUE,
-        workspace TEXT NOT NULL,
-        status TEXT NOT NULL,
-        model TEXT NOT NULL,
-        suffix TEXT,
-        auto_start INTEGER NOT NULL,
-        spec TEXT NOT NULL,
-        created_s INTEGER NOT NULL,
-        modified_s INTEGER NOT NULL,
-        finished_s INTEGER,
-        fine_tuned_model TEXT,
-        trained_tokens INTEGER,
-        estimate TEXT,
-        error TEXT
-    ) STRICT",
-        "CREATE INDEX jobs_by_workspace ON jobs (workspace, seq)",
-        "CREATE INDEX jobs_by_status ON jobs (status)",
-        "CREATE TABLE job_events (
-        seq INTEGER PRIMARY KEY AUTOINCREMENT,
-        id TEXT NOT NULL UNIQUE,
-        job TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
-        created_s INTEGER NOT NULL,
-        name TEXT NOT NULL,
-        message TEXT NOT NULL,
-        data TEXT
-    ) STRICT",
-        "CREATE INDEX job_events_by_job ON job_events (job, seq)",
-        "CREATE TABLE job_checkpoints (
-        seq INTEGER PRIMARY KEY AUTOINCREMENT,
-        id TEXT NOT NULL UNIQUE,
-        job TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
-        created_s INTEGER NOT NULL,
-        step INTEGER NOT NULL,
-        train_loss REAL,
-        valid_loss REAL,
-        valid_accuracy REAL,
-        UNIQUE (job, step)
-    ) STRICT",
-        "CREATE TABLE tuned_models (
-        id TEXT PRIMARY KEY,
-        workspace TEXT NOT NULL,
-        job TEXT NOT NULL,
-        root TEXT NOT NULL,
-        created_s INTEGER NOT NULL,
-        name TEXT,
-        description TEXT,
-        archived INTEGER NOT NULL DEFAULT 0
-    ) STRICT",
-    ],
-    &["ALTER TABLE jobs ADD COLUMN result_file TEXT"],
-];
+/// One writer and three readers are what SQLite makes use of.
+const SQLITE_CONNECTIONS: u32 = 4;
+const POSTGRES_CONNECTIONS: u32 = 16;
+/// How long a call waits for a connection before it says that there is none.
+const PATIENCE: Duration = Duration::from_secs(5);
 
-pub(crate) async fn open(path: &Path) -> Result<SqlitePool, StoreError> {
-    let options = SqliteConnectOptions::new()
-        .filename(path)
-        .create_if_missing(true)
-        .foreign_keys(true)
-        .journal_mode(SqliteJournalMode::Wal)
-        // Full: what was answered with 200 is there after a power cut.
-        .synchronous(SqliteSynchronous::Full)
-        .busy_timeout(Duration::from_secs(10));
-    let pool = SqlitePoolOptions::new().max_connections(4).connect_with(options).await?;
-    migrate(&pool, path).await?;
-    Ok(pool)
+/// Connections to the one or the other; statements are the same for both, with `$1` for parameters.
+#[derive(Clone, Debug)]
+pub(crate) struct Database {
+    pool: AnyPool,
+    dialect: Dialect,
 }
 
-async fn migrate(pool: &SqlitePool, path: &Path) -> Result<(), StoreError> {
-    // IMMEDIATE: two processes that open a fresh folder at once take turns.
-    let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
-    let found: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *transaction).await?;
-    let known = i64::try_from(STEPS.len()).unwrap_or(i64::MAX);
-    if found > known {
-        return Err(StoreError::NewerSchema { path: path.to_path_buf(), found, known });
+impl Database {
+    pub(crate) async fn sqlite(path: &Path) -> Result<Self, StoreError> {
+        let url = dialect::sqlite_url(path)?;
+        Self::connect(Dialect::Sqlite, SQLITE_CONNECTIONS, &url, path).await
     }
-    for statement in STEPS.iter().skip(usize::try_from(found).unwrap_or(0)).copied().flatten() {
-        sqlx::query(*statement).execute(&mut *transaction).await?;
+
+    /// `url` is a secret: it may hold a password.
+    pub(crate) async fn postgres(url: &str) -> Result<Self, StoreError> {
+        Self::connect(Dialect::Postgres, POSTGRES_CONNECTIONS, url, Path::new("postgres")).await
     }
-    // A pragma takes no parameters; the number is our own.
-    sqlx::query(sqlx::AssertSqlSafe(format!("PRAGMA user_version = {known}"))).execute(&mut *transaction).await?;
-    transaction.commit().await?;
-    Ok(())
+
+    async fn connect(dialect: Dialect, connections: u32, url: &str, path: &Path) -> Result<Self, StoreError> {
+        static DRIVERS: Once = Once::new();
+        DRIVERS.call_once(install_default_drivers);
+        let pool = AnyPoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(PATIENCE)
+            // A server that was started again has cut all of them: who takes one from the pool gets one that lives.
+            .test_before_acquire(true)
+            .after_connect(move |connection, _| {
+                Box::pin(async move {
+                    for statement in dialect.settings() {
+                        sqlx::query(*statement).execute(&mut *connection).await?;
+                    }
+                    Ok(())
+                })
+            })
+            .connect(url)
+            .await?;
+        let database = Self { pool, dialect };
+        database.migrate(path).await?;
+        Ok(database)
+    }
+
+    /// For single statements.
+    pub(crate) fn pool(&self) -> &AnyPool {
+        &self.pool
+    }
+
+    /// A transaction that nobody else's write comes between: it waits for its turn.
+    pub(crate) async fn write(&self) -> Result<Transaction<'static, Any>, StoreError> {
+        let mut transaction = self.pool.begin_with(self.dialect.begin_write()).await?;
+        if let Some(lock) = self.dialect.write_lock() {
+            sqlx::query(lock).execute(&mut *transaction).await?;
+        }
+        Ok(transaction)
+    }
+
+    /// A transaction in which all reads see the same moment.
+    pub(crate) async fn read(&self) -> Result<Transaction<'static, Any>, StoreError> {
+        Ok(self.pool.begin_with(self.dialect.begin_read()).await?)
+    }
+
+    async fn migrate(&self, path: &Path) -> Result<(), StoreError> {
+        // Two processes that open a fresh database at once take turns.
+        let mut transaction = self.write().await?;
+        let found = self.dialect.version(&mut transaction).await?;
+        let known = i64::try_from(tables::STEPS.len()).unwrap_or(i64::MAX);
+        if found > known {
+            return Err(StoreError::NewerSchema { path: path.to_path_buf(), found, known });
+        }
+        for statement in tables::STEPS.iter().skip(usize::try_from(found).unwrap_or(0)).copied().flatten() {
+            // Our own words, without a parameter.
+            let statement = sqlx::AssertSqlSafe(self.dialect.table(statement));
+            sqlx::query(statement).execute(&mut *transaction).await?;
+        }
+        if found < known {
+            self.dialect.set_version(&mut transaction, known).await?;
+        }
+        transaction.commit().await?;
+        Ok(())
+    }
 }

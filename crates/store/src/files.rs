@@ -1,10 +1,10 @@
 //! Files that clients uploaded or jobs made: a row each, the bytes in a blob that equal files share.
 
 use falaj_artifact::Digest;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row, Sqlite};
+use sqlx::Row;
+use sqlx::any::AnyRow;
 
-use crate::pages::{Table, equals};
+use crate::pages::{Statement, Table};
 use crate::{Page, Part, Store, StoreError, Upload, new_id, now_s, signed, unsigned};
 
 /// What is said of a file when it comes.
@@ -55,7 +55,7 @@ impl Store {
         let (id, created_s) = (new_id()?, now_s());
         let added = sqlx::query(
             "INSERT INTO files (id, workspace, name, purpose, sample_type, bytes, lines, digest, created_s, expires_s)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
         )
         .bind(&id)
         .bind(workspace)
@@ -67,7 +67,7 @@ impl Store {
         .bind(digest.to_string())
         .bind(created_s)
         .bind(file.expires_s.map(signed))
-        .execute(&self.database)
+        .execute(self.database.pool())
         .await;
         if let Err(error) = added {
             self.drop_blob_if_unused(&digest).await?;
@@ -79,11 +79,11 @@ impl Store {
     /// # Errors
     /// [`StoreError::Unknown`] where the workspace has no such file, or it expired.
     pub async fn file(&self, workspace: &str, id: &str) -> Result<StoredFile, StoreError> {
-        sqlx::query("SELECT * FROM files WHERE id = ?1 AND workspace = ?2 AND (expires_s IS NULL OR expires_s > ?3)")
+        sqlx::query("SELECT * FROM files WHERE id = $1 AND workspace = $2 AND (expires_s IS NULL OR expires_s > $3)")
             .bind(id)
             .bind(workspace)
             .bind(now_s())
-            .fetch_optional(&self.database)
+            .fetch_optional(self.database.pool())
             .await?
             .map(|row| read(&row))
             .transpose()?
@@ -98,12 +98,14 @@ impl Store {
         filter: &FileFilter,
         page: &Page,
     ) -> Result<Part<StoredFile>, StoreError> {
-        let matches = |query: &mut QueryBuilder<Sqlite>| {
-            query.push(" AND (expires_s IS NULL OR expires_s > ").push_bind(now_s()).push(")");
-            equals(query, "purpose", filter.purpose.as_deref());
-            equals(query, "sample_type", filter.sample_type.as_deref());
-            if let Some(search) = &filter.search {
-                query.push(" AND instr(lower(name), lower(").push_bind(search.clone()).push(")) > 0");
+        let matches = |query: &mut Statement| {
+            query.push(" AND (expires_s IS NULL OR expires_s > ").number(now_s()).push(")");
+            query.equals("purpose", filter.purpose.as_deref());
+            query.equals("sample_type", filter.sample_type.as_deref());
+            if let Some(search) = filter.search.as_ref().filter(|search| !search.is_empty()) {
+                // Not LIKE, whose signs would have to be taken out of what is searched for; and the functions that find one text
+                // in another are called differently in SQLite and PostgreSQL.
+                query.push(" AND replace(lower(name), lower(").text(search).push("), '') <> lower(name)");
             }
         };
         self.page(FILES, workspace, page, matches, read).await
@@ -116,10 +118,10 @@ impl Store {
     pub async fn remove_file(&self, workspace: &str, id: &str) -> Result<(), StoreError> {
         let _pairing = self.pairing.lock().await;
         let file = self.file(workspace, id).await?;
-        sqlx::query("DELETE FROM files WHERE id = ?1 AND workspace = ?2")
+        sqlx::query("DELETE FROM files WHERE id = $1 AND workspace = $2")
             .bind(id)
             .bind(workspace)
-            .execute(&self.database)
+            .execute(self.database.pool())
             .await?;
         self.drop_blob_if_unused(&file.digest).await
     }
@@ -130,9 +132,9 @@ impl Store {
     /// A failing database or disk.
     pub async fn sweep_files(&self) -> Result<usize, StoreError> {
         let _pairing = self.pairing.lock().await;
-        let gone = sqlx::query("DELETE FROM files WHERE expires_s <= ?1 RETURNING digest")
+        let gone = sqlx::query("DELETE FROM files WHERE expires_s <= $1 RETURNING digest")
             .bind(now_s())
-            .fetch_all(&self.database)
+            .fetch_all(self.database.pool())
             .await?;
         for row in &gone {
             self.drop_blob_if_unused(&digest(row.try_get("digest")?)?).await?;
@@ -141,9 +143,9 @@ impl Store {
     }
 
     async fn drop_blob_if_unused(&self, digest: &Digest) -> Result<(), StoreError> {
-        let users: i64 = sqlx::query_scalar("SELECT count(*) FROM files WHERE digest = ?1")
+        let users: i64 = sqlx::query_scalar("SELECT count(*) FROM files WHERE digest = $1")
             .bind(digest.to_string())
-            .fetch_one(&self.database)
+            .fetch_one(self.database.pool())
             .await?;
         if users == 0 { self.blobs.remove(digest).await } else { Ok(()) }
     }
@@ -153,7 +155,7 @@ fn digest(text: &str) -> Result<Digest, StoreError> {
     text.parse().map_err(|_| StoreError::Damaged { table: "files", reason: "a digest is none".to_owned() })
 }
 
-fn read(row: &SqliteRow) -> Result<StoredFile, StoreError> {
+fn read(row: &AnyRow) -> Result<StoredFile, StoreError> {
     let unsigned_at = |name: &str| row.try_get::<i64, _>(name).map(unsigned);
     Ok(StoredFile {
         id: row.try_get("id")?,

@@ -3,10 +3,10 @@
 
 use falaj_protocol::jobs::JobStatus;
 use serde_json::Value;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row, Sqlite};
+use sqlx::Row;
+use sqlx::any::AnyRow;
 
-use crate::pages::{Table, equals};
+use crate::pages::{Statement, Table};
 use crate::{Page, Part, Store, StoreError, new_id, now_s, signed, unsigned};
 
 #[derive(Clone, Debug, PartialEq)]
@@ -96,17 +96,17 @@ impl Store {
     /// A failing database.
     pub async fn add_job(&self, workspace: &str, job: &NewJob) -> Result<Job, StoreError> {
         let (id, now) = (new_id()?, now_s());
-        let mut transaction = self.database.begin_with("BEGIN IMMEDIATE").await?;
+        let mut transaction = self.database.write().await?;
         sqlx::query(
             "INSERT INTO jobs (id, workspace, status, model, suffix, auto_start, spec, created_s, modified_s)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8)",
         )
         .bind(&id)
         .bind(workspace)
         .bind(JobStatus::Queued.name())
         .bind(&job.model)
         .bind(&job.suffix)
-        .bind(job.auto_start)
+        .bind(i64::from(job.auto_start))
         .bind(job.spec.to_string())
         .bind(now)
         .execute(&mut *transaction)
@@ -119,10 +119,10 @@ impl Store {
     /// # Errors
     /// [`StoreError::Unknown`] where the workspace has no such job.
     pub async fn job(&self, workspace: &str, id: &str) -> Result<Job, StoreError> {
-        sqlx::query("SELECT * FROM jobs WHERE id = ?1 AND workspace = ?2")
+        sqlx::query("SELECT * FROM jobs WHERE id = $1 AND workspace = $2")
             .bind(id)
             .bind(workspace)
-            .fetch_optional(&self.database)
+            .fetch_optional(self.database.pool())
             .await?
             .map(|row| read(&row))
             .transpose()?
@@ -132,15 +132,15 @@ impl Store {
     /// # Errors
     /// A failing database, or `page.after` that names no job here.
     pub async fn jobs(&self, workspace: &str, filter: &JobFilter, page: &Page) -> Result<Part<Job>, StoreError> {
-        let matches = |query: &mut QueryBuilder<Sqlite>| {
-            equals(query, "model", filter.model.as_deref());
-            equals(query, "status", filter.status.map(JobStatus::name));
-            equals(query, "suffix", filter.suffix.as_deref());
+        let matches = |query: &mut Statement| {
+            query.equals("model", filter.model.as_deref());
+            query.equals("status", filter.status.map(JobStatus::name));
+            query.equals("suffix", filter.suffix.as_deref());
             if let Some(after_s) = filter.created_after_s {
-                query.push(" AND created_s > ").push_bind(signed(after_s));
+                query.push(" AND created_s > ").number(signed(after_s));
             }
             if let Some(before_s) = filter.created_before_s {
-                query.push(" AND created_s < ").push_bind(signed(before_s));
+                query.push(" AND created_s < ").number(signed(before_s));
             }
         };
         self.page(JOBS, workspace, page, matches, read).await
@@ -151,13 +151,12 @@ impl Store {
     /// # Errors
     /// A failing database.
     pub async fn jobs_in(&self, statuses: &[JobStatus]) -> Result<Vec<Job>, StoreError> {
-        let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM jobs WHERE status IN (");
-        let mut names = query.separated(", ");
-        for status in statuses {
-            names.push_bind(status.name());
+        let mut query = Statement::new("SELECT * FROM jobs WHERE status IN (");
+        for (index, status) in statuses.iter().enumerate() {
+            query.push(if index == 0 { "" } else { ", " }).text(status.name());
         }
         query.push(") ORDER BY seq");
-        query.build().fetch_all(&self.database).await?.iter().map(read).collect()
+        query.query().fetch_all(self.database.pool()).await?.iter().map(read).collect()
     }
 
     /// When a job of any workspace ended, and how: for whoever keeps its files. `None` for one that is not known, or not over.
@@ -165,7 +164,7 @@ impl Store {
     /// # Errors
     /// A failing database.
     pub async fn job_end(&self, id: &str) -> Result<Option<(JobStatus, u64)>, StoreError> {
-        let row = sqlx::query("SELECT * FROM jobs WHERE id = ?1").bind(id).fetch_optional(&self.database).await?;
+        let row = sqlx::query("SELECT * FROM jobs WHERE id = $1").bind(id).fetch_optional(self.database.pool()).await?;
         let job = row.map(|row| read(&row)).transpose()?;
         Ok(job.and_then(|job| Some((job.status, job.finished_s?))))
     }
@@ -175,7 +174,8 @@ impl Store {
     /// # Errors
     /// A failing database.
     pub async fn knows_job(&self, id: &str) -> Result<bool, StoreError> {
-        let row = sqlx::query("SELECT 1 FROM jobs WHERE id = ?1").bind(id).fetch_optional(&self.database).await?;
+        let row =
+            sqlx::query("SELECT id FROM jobs WHERE id = $1").bind(id).fetch_optional(self.database.pool()).await?;
         Ok(row.is_some())
     }
 
@@ -184,8 +184,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::WrongStatus`] where its status does not lead there, [`StoreError::Unknown`].
     pub async fn move_job(&self, id: &str, wanted: JobStatus, change: &JobChange) -> Result<Job, StoreError> {
-        let mut transaction = self.database.begin_with("BEGIN IMMEDIATE").await?;
-        let row = sqlx::query("SELECT * FROM jobs WHERE id = ?1").bind(id).fetch_optional(&mut *transaction).await?;
+        let mut transaction = self.database.write().await?;
+        let row = sqlx::query("SELECT * FROM jobs WHERE id = $1").bind(id).fetch_optional(&mut *transaction).await?;
         let job = row
             .map(|row| read(&row))
             .transpose()?
@@ -195,9 +195,9 @@ impl Store {
         }
         let now = now_s();
         sqlx::query(
-            "UPDATE jobs SET status = ?2, modified_s = ?3, finished_s = ?4, fine_tuned_model = coalesce(?5, fine_tuned_model),
-             trained_tokens = coalesce(?6, trained_tokens), estimate = coalesce(?7, estimate), error = coalesce(?8, error),
-             result_file = coalesce(?9, result_file) WHERE id = ?1",
+            "UPDATE jobs SET status = $2, modified_s = $3, finished_s = $4, fine_tuned_model = coalesce($5, fine_tuned_model),
+             trained_tokens = coalesce($6, trained_tokens), estimate = coalesce($7, estimate), error = coalesce($8, error),
+             result_file = coalesce($9, result_file) WHERE id = $1",
         )
         .bind(id)
         .bind(wanted.name())
@@ -211,7 +211,7 @@ impl Store {
         .execute(&mut *transaction)
         .await?;
         told(&mut transaction, id, wanted, change.error.as_deref()).await?;
-        let row = sqlx::query("SELECT * FROM jobs WHERE id = ?1").bind(id).fetch_one(&mut *transaction).await?;
+        let row = sqlx::query("SELECT * FROM jobs WHERE id = $1").bind(id).fetch_one(&mut *transaction).await?;
         transaction.commit().await?;
         read(&row)
     }
@@ -222,19 +222,21 @@ impl Store {
     /// [`StoreError::WrongStatus`] for a job that has ended or is being cancelled, [`StoreError::Unknown`].
     pub async fn let_start(&self, id: &str, may: bool) -> Result<Job, StoreError> {
         let row = sqlx::query(
-            "UPDATE jobs SET auto_start = ?2, modified_s = ?3 WHERE id = ?1
+            "UPDATE jobs SET auto_start = $2, modified_s = $3 WHERE id = $1
              AND status IN ('QUEUED', 'VALIDATING', 'VALIDATED', 'STARTED', 'RUNNING') RETURNING *",
         )
         .bind(id)
-        .bind(may)
+        .bind(i64::from(may))
         .bind(now_s())
-        .fetch_optional(&self.database)
+        .fetch_optional(self.database.pool())
         .await?;
         if let Some(row) = row {
             return read(&row);
         }
-        let status: Option<String> =
-            sqlx::query_scalar("SELECT status FROM jobs WHERE id = ?1").bind(id).fetch_optional(&self.database).await?;
+        let status: Option<String> = sqlx::query_scalar("SELECT status FROM jobs WHERE id = $1")
+            .bind(id)
+            .fetch_optional(self.database.pool())
+            .await?;
         match status.as_deref().and_then(JobStatus::parse) {
             Some(status) => Err(StoreError::WrongStatus { id: id.to_owned(), status, wanted: JobStatus::Started }),
             None => Err(StoreError::Unknown { what: "job", id: id.to_owned() }),
@@ -250,7 +252,7 @@ impl Store {
         message: &str,
         data: Option<&Value>,
     ) -> Result<(), StoreError> {
-        let mut connection = self.database.acquire().await?;
+        let mut connection = self.database.pool().acquire().await?;
         insert_event(&mut connection, job, name, message, data).await
     }
 
@@ -287,7 +289,7 @@ impl Store {
     pub async fn add_checkpoint(&self, job: &str, checkpoint: &Checkpoint) -> Result<(), StoreError> {
         sqlx::query(
             "INSERT INTO job_checkpoints (id, job, created_s, step, train_loss, valid_loss, valid_accuracy)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (job, step) DO UPDATE SET created_s = excluded.created_s,
+             VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (job, step) DO UPDATE SET created_s = excluded.created_s,
              train_loss = excluded.train_loss, valid_loss = excluded.valid_loss, valid_accuracy = excluded.valid_accuracy",
         )
         .bind(new_id()?)
@@ -297,7 +299,7 @@ impl Store {
         .bind(checkpoint.train_loss)
         .bind(checkpoint.valid_loss)
         .bind(checkpoint.valid_accuracy)
-        .execute(&self.database)
+        .execute(self.database.pool())
         .await?;
         Ok(())
     }
@@ -328,7 +330,7 @@ impl Store {
 }
 
 async fn told(
-    connection: &mut sqlx::SqliteConnection,
+    connection: &mut sqlx::AnyConnection,
     job: &str,
     status: JobStatus,
     error: Option<&str>,
@@ -345,13 +347,13 @@ async fn told(
 }
 
 async fn insert_event(
-    connection: &mut sqlx::SqliteConnection,
+    connection: &mut sqlx::AnyConnection,
     job: &str,
     name: &str,
     message: &str,
     data: Option<&Value>,
 ) -> Result<(), StoreError> {
-    sqlx::query("INSERT INTO job_events (id, job, created_s, name, message, data) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")
+    sqlx::query("INSERT INTO job_events (id, job, created_s, name, message, data) VALUES ($1, $2, $3, $4, $5, $6)")
         .bind(new_id()?)
         .bind(job)
         .bind(now_s())
@@ -367,7 +369,7 @@ fn json(table: &'static str, text: &str) -> Result<Value, StoreError> {
     serde_json::from_str(text).map_err(|error| StoreError::Damaged { table, reason: error.to_string() })
 }
 
-fn read(row: &SqliteRow) -> Result<Job, StoreError> {
+fn read(row: &AnyRow) -> Result<Job, StoreError> {
     let status: String = row.try_get("status")?;
     let unknown = || StoreError::Damaged { table: "jobs", reason: format!("no such status: `{status}`") };
     Ok(Job {
@@ -376,7 +378,7 @@ fn read(row: &SqliteRow) -> Result<Job, StoreError> {
         status: JobStatus::parse(&status).ok_or_else(unknown)?,
         model: row.try_get("model")?,
         suffix: row.try_get("suffix")?,
-        auto_start: row.try_get("auto_start")?,
+        auto_start: row.try_get::<i64, _>("auto_start")? != 0,
         spec: json("jobs", row.try_get("spec")?)?,
         created_s: unsigned(row.try_get("created_s")?),
         modified_s: unsigned(row.try_get("modified_s")?),

@@ -1,34 +1,51 @@
-//! What a site remembers: files, jobs with their events and checkpoints, what fine-tuned models are called. Rows in SQLite,
-//! bytes on disk under their digest. Every query names its workspace: nothing of another one is ever found.
-//! No HTTP and no policy here. Start at [`Store`]; the tables are in `database.rs`.
+//! What a site remembers: tenants and their keys, files, jobs with their events and checkpoints, what fine-tuned models are
+//! called. Rows in SQLite or PostgreSQL, bytes on disk under their digest. Every query names its workspace: nothing of another one
+//! is ever found. No HTTP and no policy here. Start at [`Store`]; the tables are in `database/tables.rs`.
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
 mod blobs;
+mod budgets;
+mod control;
 mod database;
 mod error;
 mod files;
 mod jobs;
 mod models;
 mod pages;
+mod sessions;
+mod usage;
 
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use sqlx::SqlitePool;
 use tokio::sync::Mutex;
 
+use database::Database;
+
 pub use blobs::{Blobs, Upload};
+pub use budgets::{Amounts, Budgets, Exceeded, Limit, Per, Remaining, Reservation, Scope, Used, What, Window, Windows};
+pub use control::{
+    ApiKey, ArtifactFacts, Control, DEFAULT_WORKSPACE, Directory, GrantTerms, LimitOf, Member, NewKey, OPERATOR,
+    Organisation, Pepper, Price, Role, Secret, ServiceAccount, User, Workspace,
+};
+pub use database::{Moved, Progress};
 pub use error::StoreError;
 pub use files::{FileFilter, NewFile, StoredFile};
 pub use jobs::{Checkpoint, Event, Job, JobChange, JobFilter, NewJob};
 pub use models::{ModelChange, TunedModel};
+pub use sessions::Session;
+pub use usage::{
+    By, Entered, Meter, MeterSettings, MeteredEnergy, Opened, ReceiptRow, RequestId, Salts, Settled, Ticket, Totals,
+    UsageFilter,
+};
 
 /// The state of one site, in one folder. Cheap to share behind an `Arc`; all calls may run at once.
 #[derive(Debug)]
 pub struct Store {
-    database: SqlitePool,
+    database: Database,
     blobs: Blobs,
+    pepper: Pepper,
     /// Held while a row and the blob that it names are added or removed together.
     pairing: Mutex<()>,
 }
@@ -40,8 +57,34 @@ impl Store {
     /// A folder that cannot be written, a damaged database, or one of a newer Falaj.
     pub async fn open(dir: &Path) -> Result<Self, StoreError> {
         let blobs = Blobs::open(&dir.join("blobs")).await?;
-        let database = database::open(&dir.join("state.db")).await?;
-        Ok(Self { database, blobs, pairing: Mutex::new(()) })
+        Self::over(Database::sqlite(&dir.join("state.db")).await?, blobs, dir)
+    }
+
+    /// As [`Store::open`], with the rows in PostgreSQL 15 or later; bytes and the pepper stay in `dir`. `url` holds a password
+    /// where the server asks for one: it is in no message.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreachable`] where no server answers; those of [`Store::open`].
+    pub async fn open_postgres(dir: &Path, url: &str) -> Result<Self, StoreError> {
+        let blobs = Blobs::open(&dir.join("blobs")).await?;
+        Self::over(Database::postgres(url).await?, blobs, dir)
+    }
+
+    /// Copies all rows to PostgreSQL, whose own site this one then is. Broken off, it goes on where it ended; run while nobody else
+    /// writes to this store. `url` is in no message.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`]: a target that has other data, or one to which everything was moved before.
+    pub async fn move_to_postgres(&self, url: &str, progress: Progress<'_>) -> Result<Vec<Moved>, StoreError> {
+        let target = Database::postgres(url).await?;
+        // A site keeps its pepper: it tells this one from any other.
+        let site = falaj_artifact::Digest::from_bytes(self.pepper.hash("the site of a move")).to_string();
+        self.database.move_to(&target, &site, progress).await
+    }
+
+    fn over(database: Database, blobs: Blobs, dir: &Path) -> Result<Self, StoreError> {
+        let pepper = Pepper::open(&dir.join("key.pepper"))?;
+        Ok(Self { database, blobs, pepper, pairing: Mutex::new(()) })
     }
 
     pub fn blobs(&self) -> &Blobs {

@@ -1,7 +1,8 @@
 //! Lists that come in pages: the rows of one owner that match a filter, and how many they are in all.
 
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Sqlite};
+use sqlx::any::{Any, AnyArguments, AnyRow};
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, Row};
 
 use crate::{Page, Part, Store, StoreError, signed, unsigned};
 
@@ -25,32 +26,32 @@ impl Store {
         table: Table,
         owner: &str,
         page: &Page,
-        filter: impl Fn(&mut QueryBuilder<Sqlite>),
-        read: impl Fn(&SqliteRow) -> Result<T, StoreError>,
+        filter: impl Fn(&mut Statement),
+        read: impl Fn(&AnyRow) -> Result<T, StoreError>,
     ) -> Result<Part<T>, StoreError> {
         let select = |what: &str| {
             let Table { name, owner: column, .. } = table;
-            let mut query = QueryBuilder::new(format!("SELECT {what} FROM {name} WHERE {column} = "));
-            query.push_bind(owner.to_owned());
-            query
+            let mut statement = Statement::new(&format!("SELECT {what} FROM {name} WHERE {column} = "));
+            statement.text(owner);
+            statement
         };
         let mut counting = select("count(*)");
         filter(&mut counting);
-        let total: i64 = counting.build_query_scalar().fetch_one(&self.database).await?;
+        let total: i64 = counting.query().fetch_one(self.database.pool()).await?.try_get(0)?;
 
         let mut listing = select("*");
         filter(&mut listing);
         let (beyond, order) = if page.newest_first { ("<", "DESC") } else { (">", "ASC") };
         if let Some(id) = &page.after {
             let mut place = select("seq");
-            place.push(" AND id = ").push_bind(id.clone());
-            let place: Option<i64> = place.build_query_scalar().fetch_optional(&self.database).await?;
+            place.push(" AND id = ").text(id);
+            let place = place.query().fetch_optional(self.database.pool()).await?;
             let place = place.ok_or_else(|| StoreError::Unknown { what: table.row, id: id.clone() })?;
-            listing.push(format!(" AND seq {beyond} ")).push_bind(place);
+            listing.push(&format!(" AND seq {beyond} ")).number(place.try_get("seq")?);
         }
-        listing.push(format!(" ORDER BY seq {order} LIMIT ")).push_bind(i64::from(page.take) + 1);
-        listing.push(" OFFSET ").push_bind(signed(page.skip));
-        let rows = listing.build().fetch_all(&self.database).await?;
+        listing.push(&format!(" ORDER BY seq {order} LIMIT ")).number(i64::from(page.take) + 1);
+        listing.push(" OFFSET ").number(signed(page.skip));
+        let rows = listing.query().fetch_all(self.database.pool()).await?;
         let take = page.take as usize;
         let has_more = rows.len() > take;
         let rows = rows.iter().take(take).map(read).collect::<Result<_, _>>()?;
@@ -58,9 +59,56 @@ impl Store {
     }
 }
 
-/// ` AND column = value`, where there is a value.
-pub(crate) fn equals(query: &mut QueryBuilder<Sqlite>, column: &str, value: Option<&str>) {
-    if let Some(value) = value {
-        query.push(format!(" AND {column} = ")).push_bind(value.to_owned());
+/// A statement in the making, of our own words and numbered parameters.
+pub(crate) struct Statement {
+    text: String,
+    parameters: Vec<Parameter>,
+}
+
+enum Parameter {
+    Text(String),
+    Number(i64),
+}
+
+impl Statement {
+    pub(crate) fn new(text: &str) -> Self {
+        Self { text: text.to_owned(), parameters: Vec::new() }
+    }
+
+    /// Our own words, never foreign ones.
+    pub(crate) fn push(&mut self, text: &str) -> &mut Self {
+        self.text.push_str(text);
+        self
+    }
+
+    pub(crate) fn text(&mut self, value: &str) -> &mut Self {
+        self.parameter(Parameter::Text(value.to_owned()))
+    }
+
+    pub(crate) fn number(&mut self, value: i64) -> &mut Self {
+        self.parameter(Parameter::Number(value))
+    }
+
+    /// ` AND column = value`, where there is a value.
+    pub(crate) fn equals(&mut self, column: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            self.push(&format!(" AND {column} = ")).text(value);
+        }
+    }
+
+    fn parameter(&mut self, value: Parameter) -> &mut Self {
+        self.parameters.push(value);
+        self.push(&format!("${}", self.parameters.len()))
+    }
+
+    pub(crate) fn query(self) -> Query<'static, Any, AnyArguments> {
+        let mut query = sqlx::query(AssertSqlSafe(self.text));
+        for parameter in self.parameters {
+            query = match parameter {
+                Parameter::Text(text) => query.bind(text),
+                Parameter::Number(number) => query.bind(number),
+            };
+        }
+        query
     }
 }

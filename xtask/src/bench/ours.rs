@@ -148,7 +148,7 @@ pub fn build(folder: &Path, packages: &[&str], binary: &[&str], examples: &[&str
 }
 
 /// Settings of whoever runs the bench are not part of it.
-fn clean(command: &mut Command) {
+pub fn clean(command: &mut Command) {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("FALAJ_")) {
         command.env_remove(name);
     }

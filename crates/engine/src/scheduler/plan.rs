@@ -1,9 +1,10 @@
-//! What the next step computes: who is admitted, which rows run, which pages they write.
+//! What the next step computes: which rows run, which pages they write.
 //!
 //! Every sequence that decodes has its turn in each step, since it is few rows and somebody waits for each; prompts share
-//! the rest of the step's budget. They are read in order of arrival, since of equals that are read together all are done late;
-//! but up to half of the budget goes to those that are done sooner than the oldest, so that none waits long behind a long one
-//! and none starves. A prompt whose next page another is just computing waits for it.
+//! the rest of the step's budget. The tenant that has had least comes first (`fair.rs`; who is admitted was charged for its prompt),
+//! and of one tenant's the oldest, since of equals that are read together all are done late; but up to half of the budget goes to
+//! those that are done sooner than the first, other tenants' before its own, so that none waits long behind a long one and none
+//! starves. A prompt whose next page another is just computing waits for it.
 //!
 //! A turn of a decoding sequence is one row and one more per proposal in `Generation::proposed`, which `propose.rs`
 //! fills. They are the inputs of
@@ -14,58 +15,14 @@
 use falaj_model::{Batch, PAGE_TOKENS, Want};
 
 use super::Scheduler;
-use crate::sequence::{Lookup, Rows, Sequence, Work};
+use super::admit::{count_hit, is_ready};
+use crate::fair::Cost;
+use crate::sequence::{Rows, Sequence, Work};
 use crate::stats::Stats;
 
 impl Scheduler {
-    /// Admits who waits while there are places and pages: who was preempted first, then whose prompt is known furthest, but
-    /// nobody is overtaken for ever.
-    pub(super) fn admit(&mut self) {
-        self.ask_store();
-        while self.running.len() < self.max_sequences
-            && let Some(place) = self.next_to_admit()
-            && let Some(mut sequence) = self.waiting.remove(place)
-        {
-            let queried = if sequence.preempted { 0 } else { sequence.tokens.len() };
-            let hit = sequence.reuse_prefix(&mut self.pages);
-            let others = self.running.iter().map(|other| sequence.pages_in_common(other));
-            sequence.expected = if self.pages.remembers() { others.max().unwrap_or(0) } else { 0 };
-            let most = self.most_pages();
-            let promised: usize = self.running.iter().map(|other| other.pages_to_come(most)).sum();
-            // Those who run get one page more each before somebody new comes, or admission would only cause preemption.
-            if self.pages.available() < sequence.pages_to_come(most) + promised + self.running.len() {
-                sequence.release(&mut self.pages);
-                self.waiting.insert(place, sequence);
-                return;
-            }
-            self.waiting.iter_mut().take(place).for_each(|passed| passed.overtaken += 1);
-            Stats::add(&self.shared.stats.prefix_query_tokens, queried);
-            count_hit(&self.shared.stats, &mut sequence, hit);
-            // For all that it may come to hold, so that decoding allocates nothing.
-            let most_tokens = sequence.tokens.capacity();
-            sequence.pages.reserve_exact(most_tokens.div_ceil(PAGE_TOKENS).saturating_sub(sequence.pages.len()));
-            let place = self.running.partition_point(|other| other.id < sequence.id);
-            self.running.insert(place, sequence);
-        }
-    }
-
-    fn next_to_admit(&self) -> Option<usize> {
-        let first = self.waiting.iter().position(is_ready)?;
-        let places = self.max_sequences - self.running.len();
-        if self.waiting[first].preempted || self.waiting.len() <= places || !self.pages.remembers() {
-            return Some(first);
-        }
-        let candidates = || self.waiting.iter().take(CANDIDATES).enumerate().filter(|(_, sequence)| is_ready(sequence));
-        if let Some((tired, _)) = candidates().find(|(_, sequence)| sequence.overtaken >= MOST_OVERTAKEN) {
-            return Some(tired);
-        }
-        let known = candidates().map(|(place, sequence)| (place, sequence.known_prefix(&self.pages)));
-        // The first among equals.
-        known.rev().max_by_key(|(_, known)| *known).map(|(place, _)| place)
-    }
-
     /// Most pages that one sequence holds at once. With a window it gives back those behind it, after each step.
-    fn most_pages(&self) -> usize {
+    pub(super) fn most_pages(&self) -> usize {
         let window = self.model.config().sliding_window;
         window.map_or(usize::MAX, |window| (window + self.workspace.max_rows()).div_ceil(PAGE_TOKENS) + 2)
     }
@@ -92,6 +49,10 @@ impl Scheduler {
             }
             if sequence.remaining() > 1 {
                 let hit = sequence.reuse_prefix(&mut self.pages);
+                if !sequence.preempted {
+                    // It was charged for them when it was admitted.
+                    self.fair.refund(sequence.account, hit, Cost::Prompt);
+                }
                 count_hit(&self.shared.stats, sequence, hit);
             }
             if sequence.remaining() > 1 {
@@ -108,11 +69,21 @@ impl Scheduler {
     }
 
     fn plan_prompts(&mut self, room: usize) {
-        let Some((&mut oldest, others)) = self.prompts.split_first_mut() else { return };
+        let (fair, running) = (&self.fair, &self.running);
+        let rank = |place: usize| fair.rank(running[place].account);
+        let Some(first) = (0..self.prompts.len()).min_by_key(|number| (rank(self.prompts[*number]), *number)) else {
+            return;
+        };
+        self.prompts.swap(0, first);
+        let Some((&mut first, others)) = self.prompts.split_first_mut() else { return };
+        let own = running[first].account;
+        others.sort_unstable_by_key(|place| {
+            let other = &running[*place];
+            (other.account == own, rank(*place), other.remaining(), *place)
+        });
         let remembers = self.pages.remembers();
-        self.coming.extend(self.running[oldest].next_page().filter(|_| remembers));
-        others.sort_unstable_by_key(|place| (self.running[*place].remaining(), *place));
-        let longest = self.running[oldest].remaining();
+        self.coming.extend(self.running[first].next_page().filter(|_| remembers));
+        let longest = self.running[first].remaining();
         let beside = room.saturating_sub(longest);
         let mut given = 0;
         for &place in &*others {
@@ -129,12 +100,12 @@ impl Scheduler {
                 self.coming.extend(next);
             }
         }
-        let oldest = &mut self.running[oldest];
-        oldest.turn = rows_within(oldest, room - given);
+        let first = &mut self.running[first];
+        first.turn = rows_within(first, room - given);
     }
 
-    /// Gives every sequence the pages that its rows write, alone. Where there is none, who came last is sent back to the
-    /// queue.
+    /// Gives every sequence the pages that its rows write, alone. Where there is none, of the tenant that holds most for its weight
+    /// (of the lowest band) who came last is sent back to the queue.
     pub(super) fn extend_pages(&mut self) {
         let mut number = 0;
         while let Some(sequence) = self.running.get(number) {
@@ -160,26 +131,30 @@ impl Scheduler {
                         generation.proposed.clear();
                         sequence.turn = 1;
                     }
-                    None => self.preempt_youngest(),
+                    None => number -= usize::from(self.preempt_greediest().is_some_and(|place| place < number)),
                 },
             }
         }
     }
 
-    fn preempt_youngest(&mut self) {
-        if let Some(youngest) = self.running.pop() {
-            self.preempt(youngest);
-        }
+    /// Returns the place where it ran.
+    fn preempt_greediest(&mut self) -> Option<usize> {
+        let patience = |sequence: &Sequence| self.fair.patience(sequence.account, self.pages_of(sequence.account));
+        let running = self.running.iter().enumerate();
+        let (place, _) = running.max_by_key(|(place, sequence)| (patience(sequence), *place))?;
+        let sequence = self.running.remove(place);
+        self.preempt(sequence);
+        Some(place)
     }
 
-    fn preempt(&mut self, mut sequence: Sequence) {
+    pub(super) fn preempt(&mut self, mut sequence: Sequence) {
         sequence.release(&mut self.pages);
         sequence.preempted = true;
         if let Some(generation) = sequence.generation() {
             generation.proposed.clear();
         }
         Stats::add(&self.shared.stats.preemptions, 1);
-        // It came before everybody who waits, and after those preempted later in this step.
+        // It came before everybody of its tenant who waits, and after those preempted later in this step.
         self.waiting.push_front(sequence);
     }
 
@@ -204,22 +179,6 @@ impl Scheduler {
             push_rows(&mut self.batch, sequence);
         }
         (self.step.prompt_rows, self.step.decode_rows) = (prompt_rows, decode_rows);
-    }
-}
-
-/// Whether it could run if it were admitted now.
-fn is_ready(sequence: &Sequence) -> bool {
-    sequence.lookup != Lookup::Asked && !sequence.is_paused()
-}
-
-/// A preempted request finds pages that it made itself: these are not the caller's savings.
-fn count_hit(stats: &Stats, sequence: &mut Sequence, hit: usize) {
-    if hit == 0 || sequence.preempted {
-        return;
-    }
-    Stats::add(&stats.prefix_hit_tokens, hit);
-    if let Some(generation) = sequence.generation() {
-        generation.count_hit(hit);
     }
 }
 
@@ -258,8 +217,3 @@ fn push_rows(batch: &mut Batch, sequence: &mut Sequence) {
         batch.push(token.unwrap_or_default(), position as u32, want);
     }
 }
-
-/// Requests that are looked at when one is admitted.
-pub(super) const CANDIDATES: usize = 32;
-/// How many later requests may be admitted before one because more of their prompts was known.
-const MOST_OVERTAKEN: u32 = 16;

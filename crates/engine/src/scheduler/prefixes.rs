@@ -6,7 +6,7 @@ use falaj_model::PAGE_TOKENS;
 use tokio::sync::mpsc;
 
 use super::Scheduler;
-use super::plan::CANDIDATES;
+use super::admit::CANDIDATES;
 use crate::pages::{Page, Parent};
 use crate::prefix_store::Found;
 use crate::sequence::{Lookup, Sequence};

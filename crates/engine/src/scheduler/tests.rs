@@ -1,5 +1,7 @@
 //! What cannot be seen through the public API: races within a turn, locks, proposals.
 
+mod fairness;
+
 use std::sync::{Arc, Mutex, PoisonError};
 
 use falaj_kernels::{KvFormat, Pool};
@@ -9,6 +11,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::generation::Generation;
+use crate::reply::CpuTime;
 use crate::request::{Event, Sampling};
 use crate::sampling::Seen;
 
@@ -35,6 +38,7 @@ fn generation(sampling: Sampling, max_tokens: usize, events: mpsc::Sender<Event>
         seen: Seen::default(),
         generated: 0,
         cached_tokens: Arc::default(),
+        cpu: CpuTime::default(),
         events,
         siblings: Vec::new(),
         proposed: Vec::new(),
@@ -271,4 +275,27 @@ fn the_longest_known_prefix_comes_first_within_bounds() {
     prompts.extend([&known[..]; 30]);
     let place = admitted(&mut scheduler, &prompts).iter().position(|id| *id == 0);
     assert_eq!(place, Some(16));
+}
+
+#[test]
+fn a_step_is_charged_by_rows_and_to_the_last_nanosecond() {
+    let mut scheduler = scheduler(4);
+    let mut cpu = Vec::new();
+    for (id, count) in [(1, 5), (2, 0), (3, 2)] {
+        let (sender, _) = mpsc::channel(2);
+        let generation = generation(Sampling::default(), 100, sender);
+        cpu.push(generation.cpu.clone());
+        let mut sequence = Sequence::new(id, vec![1], 0, Work::Generate(generation));
+        sequence.rows.count = count;
+        scheduler.running.push(sequence);
+    }
+    // All that this thread has ever done.
+    scheduler.charge();
+    let spent = scheduler.cpu_time.as_nanos() as u64;
+    let parts: Vec<u64> = cpu.iter().map(CpuTime::ns).collect();
+    assert!(spent > 0);
+    assert_eq!(parts, [(u128::from(spent) * 5 / 7) as u64, 0, spent - (u128::from(spent) * 5 / 7) as u64]);
+    // And from there on what comes on top.
+    scheduler.charge();
+    assert_eq!(cpu.iter().map(CpuTime::ns).sum::<u64>(), scheduler.cpu_time.as_nanos() as u64);
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use falaj_artifact::{Digest, Verified};
 use falaj_engine::{
-    AdapterError, AdapterHandle, Choice, Engine, EngineOptions, Request, Sampling, ScoreRequest, SubmitError,
+    AdapterError, AdapterHandle, Choice, Engine, EngineOptions, Request, Sampling, ScoreRequest, SubmitError, Tenant,
 };
 use falaj_kernels::{Format, KvFormat};
 use falaj_model::synthetic::{AdapterSample, Checkpoint, synthetic, tiny_config};
@@ -125,11 +125,12 @@ fn prefixes_belong_to_their_adapter() {
         assert_eq!(read(stream).answer(), cold[2].answer());
     }
     let embedding = |adapter: Option<&AdapterHandle>| {
-        engine.embed(prompt(1, 30), 0, adapter).unwrap().blocking_recv().unwrap().unwrap()
+        engine.embed(prompt(1, 30), 0, Tenant::default(), adapter).unwrap().blocking_recv().unwrap().unwrap()
     };
     assert_ne!(embedding(None), embedding(Some(&first)));
     let scores = |adapter: Option<&AdapterHandle>| {
-        let asked = ScoreRequest { tokens: prompt(1, 60), first: 40, top: 0, cache_salt: 0, adapter: adapter.cloned() };
+        let asked =
+            ScoreRequest { tokens: prompt(1, 60), first: 40, adapter: adapter.cloned(), ..ScoreRequest::default() };
         engine.score(asked).unwrap().blocking_recv().unwrap().unwrap().logprobs
     };
     assert_eq!(scores(Some(&first)), scores(Some(&again)));
@@ -149,7 +150,7 @@ fn unloading_ends_no_request() {
     engine.unload_adapter(&adapters[1]);
     assert_eq!(count(&engine, |stats| &stats.adapters), 3);
     assert!(matches!(engine.submit(varied(1, &adapters)), Err(SubmitError::NoAdapter)));
-    assert!(matches!(engine.embed(vec![1], 0, Some(&adapters[1])), Err(SubmitError::NoAdapter)));
+    assert!(matches!(engine.embed(vec![1], 0, Tenant::default(), Some(&adapters[1])), Err(SubmitError::NoAdapter)));
     for stream in streams {
         assert_eq!(read(stream).answer(), expected);
     }

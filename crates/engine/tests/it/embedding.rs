@@ -1,6 +1,6 @@
 //! Embeddings: the mean over positions, whatever else runs.
 
-use falaj_engine::EngineOptions;
+use falaj_engine::{EngineOptions, Tenant};
 use falaj_kernels::{KvFormat, Pool};
 use falaj_model::{Batch, KvCache, PAGE_TOKENS, Want, Workspace};
 
@@ -23,7 +23,7 @@ fn is_the_mean_of_hidden_states() {
     });
 
     let engine = start(&MODEL, EngineOptions { step_tokens: 20, ..options() });
-    let reply = engine.embed(tokens.clone(), 0, None).unwrap().blocking_recv().unwrap().unwrap();
+    let reply = engine.embed(tokens.clone(), 0, Tenant::default(), None).unwrap().blocking_recv().unwrap().unwrap();
     assert_eq!(reply.len(), d);
     for (ours, sum) in reply.iter().zip(sums) {
         assert!((f64::from(*ours) - sum / 50.0).abs() < 1e-6);
@@ -33,12 +33,12 @@ fn is_the_mean_of_hidden_states() {
     let cache_bytes = (50 / PAGE_TOKENS + 3) * page_bytes;
     let crowded = start(&MODEL, EngineOptions { step_tokens: 7, cache_bytes, ..options() });
     let streams: Vec<_> = (0..3).map(|number| crowded.submit(request(prompt(number, 9), 30)).unwrap()).collect();
-    let replies: Vec<_> = (0..3).map(|_| crowded.embed(tokens.clone(), 0, None).unwrap()).collect();
+    let replies: Vec<_> = (0..3).map(|_| crowded.embed(tokens.clone(), 0, Tenant::default(), None).unwrap()).collect();
     for other in replies {
         assert_eq!(other.blocking_recv().unwrap().unwrap(), reply);
     }
     drop(streams);
-    assert!(engine.embed(vec![], 0, None).is_err());
+    assert!(engine.embed(vec![], 0, Tenant::default(), None).is_err());
     end(&engine);
     end(&crowded);
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use expect_test::expect;
-use falaj_engine::{Engine, EngineError, EngineOptions, Event, FinishReason, Request, Sampling, SubmitError};
+use falaj_engine::{Engine, EngineError, EngineOptions, Event, FinishReason, Request, Sampling, SubmitError, Tenant};
 use falaj_model::KvCache;
 
 use crate::run::{MODEL, VOCAB, count, end, options, prompt, read, request, run, start};
@@ -58,6 +58,33 @@ fn a_full_queue_is_refused_with_a_hint() {
     // Those who were accepted are served.
     for stream in streams {
         assert_eq!(read(stream).tokens.len(), 400);
+    }
+    end(&engine);
+}
+
+/// Nobody reads and nothing ends. One tenant has filled its queue: others still come in, each with less than the one before,
+/// and who came is served.
+#[test]
+fn a_full_queue_is_its_tenants_own() {
+    let engine = start(&MODEL, EngineOptions { max_sequences: 1, queue_requests: 8, ..options() });
+    let mut streams = Vec::new();
+    let mut fill = |id| {
+        let tenant = Tenant { id, ..Tenant::default() };
+        let before = streams.len();
+        while let Ok(stream) = engine.submit(Request { tenant, ..request(prompt(id as u32, 8), 200) }) {
+            streams.push(stream);
+            assert!(streams.len() < 100);
+        }
+        streams.len() - before
+    };
+    let counts: Vec<usize> = (1..=8).map(&mut fill).collect();
+    // One of them runs; while it gives way to the next because nobody reads it, there is one place more.
+    assert!((8..=9).contains(&counts[0]), "{counts:?}");
+    assert!((7..=9).contains(&counts[1]) && counts[2] >= 6 && counts[3] >= 3, "{counts:?}");
+    assert!(counts.iter().sum::<usize>() <= 34, "{counts:?}");
+    assert!(counts[4] > 0, "{counts:?}");
+    for stream in streams {
+        assert_eq!(read(stream).tokens.len(), 200);
     }
     end(&engine);
 }

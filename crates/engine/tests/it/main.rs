@@ -5,6 +5,7 @@ mod adapters;
 mod allocations;
 mod choices;
 mod constraint;
+mod cost;
 mod embedding;
 mod invariance;
 mod limits;

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use falaj_engine::{Engine, EngineOptions, Event, FinishReason, Request, Sampling, Stats, Stream, Usage};
+use falaj_engine::{Engine, EngineOptions, Event, FinishReason, Request, Sampling, Stats, Stream, Tenant, Usage};
 use falaj_model::synthetic::tiny_config;
 use falaj_model::{Config, Experts, Model, synthetic};
 
@@ -38,6 +38,7 @@ pub fn request(prompt: Vec<u32>, max_tokens: u32) -> Request {
         stop_tokens: Vec::new(),
         min_tokens: 0,
         constraint: None,
+        tenant: Tenant::default(),
         cache_salt: 0,
         adapter: None,
         logprobs: None,

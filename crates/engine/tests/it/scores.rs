@@ -1,13 +1,13 @@
 //! Log-probabilities of given tokens: what generating them would have reported, whatever else runs.
 
-use falaj_engine::{Engine, EngineOptions, Request, ScoreRequest, Scores};
+use falaj_engine::{Engine, EngineOptions, Request, ScoreRequest, Scores, Tenant};
 use falaj_kernels::KvFormat;
 use falaj_model::KvCache;
 
 use crate::run::{Bits, MIXTURE, MODEL, Outcome, count, end, options, prompt, request, run, start};
 
 fn text(tokens: &[u32], first: usize) -> ScoreRequest {
-    ScoreRequest { tokens: tokens.to_vec(), first, top: 3, cache_salt: 0, adapter: None }
+    ScoreRequest { tokens: tokens.to_vec(), first, top: 3, ..ScoreRequest::default() }
 }
 
 fn score(engine: &Engine, asked: ScoreRequest) -> Scores {
@@ -60,14 +60,14 @@ fn nobody_notices_the_others() {
     let quiet = start(&MODEL, options());
     let (whole, alone) = generated(&quiet, 2, 60, 20);
     let expected = bits(&score(&quiet, text(&whole, 30)));
-    let mean = quiet.embed(whole.clone(), 0, None).unwrap().blocking_recv().unwrap().unwrap();
+    let mean = quiet.embed(whole.clone(), 0, Tenant::default(), None).unwrap().blocking_recv().unwrap().unwrap();
     end(&quiet);
     let page_bytes = KvCache::page_bytes(MODEL.config(), KvFormat::F16);
     // Two answers that grow by five pages each while the text, read a row at a time, needs five: nine are too few.
     let crowded = start(&MODEL, EngineOptions { step_tokens: 3, cache_bytes: 9 * page_bytes, ..options() });
     let growing: Vec<_> = (0..2).map(|seed| crowded.submit(request(prompt(seed, 9), 60)).unwrap()).collect();
     let scores = crowded.score(text(&whole, 30)).unwrap();
-    let embedded = crowded.embed(whole.clone(), 0, None).unwrap();
+    let embedded = crowded.embed(whole.clone(), 0, Tenant::default(), None).unwrap();
     let again = crowded.submit(Request { logprobs: Some(3), ..request(prompt(2, 60), 20) }).unwrap();
     assert_eq!(bits(&scores.blocking_recv().unwrap().unwrap()), expected);
     assert_eq!(embedded.blocking_recv().unwrap().unwrap(), mean);

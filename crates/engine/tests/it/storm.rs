@@ -1,7 +1,7 @@
 //! Many requests of all kinds at once, on far too few pages, with readers that leave: whoever stays gets the answer that a
 //! quiet engine gives, and in the end every page is back.
 
-use falaj_engine::{EngineOptions, Event, Request, Sampling};
+use falaj_engine::{EngineOptions, Event, Request, Sampling, Tenant};
 use falaj_model::KvCache;
 
 use crate::run::{MIXTURE, count, end, options, prompt, read, request, run, start};
@@ -13,6 +13,7 @@ fn any(number: u32) -> Request {
     tokens.push(number % 97);
     Request {
         sampling,
+        tenant: Tenant { id: u64::from(number % 5), weight: 50 + number % 3, band: (number % 5 / 4) as u8 },
         cache_salt: u64::from(number % 2),
         logprobs: number.is_multiple_of(4).then_some(1),
         stop_tokens: vec![number % 50],

@@ -9,7 +9,7 @@ use crate::machine;
 use crate::output;
 use crate::serving::{self, Place, Size};
 use crate::words::Word;
-use falaj_engine::{Engine, Event, Request, Sampling};
+use falaj_engine::{Engine, Event, Request, Sampling, Tenant};
 use serde_json::json;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -200,6 +200,7 @@ fn run(engine: &Engine, prompt_tokens: usize, tokens: usize, round: u64, tempera
             min_tokens: 0,
             constraint: None,
             // Each round works anew instead of finding the last one's prompt.
+            tenant: Tenant::default(),
             cache_salt: u64::MAX - round,
             adapter: None,
             logprobs: None,

@@ -115,7 +115,7 @@ const MOST_PROPOSED: usize = 15;
 mod tests {
     use super::*;
     use falaj_artifact::{Digest, ModelFiles, Verified};
-    use falaj_engine::{Request, Sampling};
+    use falaj_engine::{Request, Sampling, Tenant};
     use falaj_kernels::Format;
     use falaj_model::LoadOptions;
     use falaj_model::synthetic::{Checkpoint, synthetic, tiny_config};
@@ -168,6 +168,7 @@ mod tests {
                 stop_tokens: Vec::new(),
                 min_tokens: 0,
                 constraint: None,
+                tenant: Tenant::default(),
                 cache_salt: 0,
                 adapter: None,
                 logprobs: None,

@@ -5,7 +5,7 @@ use super::{Ending, Heard, Line};
 use crate::args::Sampling;
 use crate::failure::{Failure, Outcome};
 use crate::words::Word;
-use falaj_engine::{Event, FinishReason, Request, Stream};
+use falaj_engine::{Event, FinishReason, Request, Stream, Tenant};
 use falaj_server::Served;
 use falaj_text::{Conversation, Message, OutputParser, Piece, Special};
 use std::collections::VecDeque;
@@ -57,6 +57,7 @@ impl LocalAnswer {
             stop_tokens: tokenizer.eos_tokens(),
             min_tokens: 0,
             constraint: None,
+            tenant: Tenant::default(),
             cache_salt: 0,
             adapter: served.adapter.clone(),
             logprobs: None,

@@ -1,8 +1,10 @@
 //! What stays of a run for people: `report.md` in its folder, and the curves beside it as SVG, drawn from `events.jsonl`.
 
+use crate::energy::emitted;
 use crate::failure::{Failure, OrFail, Outcome};
 use crate::output;
 use crate::words::Word;
+use falaj_energy::Carbon;
 use falaj_plot::{Axis, Chart, Series, smooth};
 use falaj_protocol::jobs::{Energy, Progress};
 use falaj_train::run::Summary;
@@ -17,10 +19,11 @@ pub fn write(
     recipe: &Recipe,
     summary: &Summary,
     exports: &[(ExportFormat, PathBuf, f32)],
+    carbon: &Carbon,
 ) -> Outcome<PathBuf> {
     let plots = plots(folder)?;
     let path = folder.join("report.md");
-    let text = text(recipe, summary, exports, &events(folder)?, &plots);
+    let text = text(recipe, summary, exports, carbon, &events(folder)?, &plots);
     fs::write(&path, text).or_fail(|| format!("`{}`", path.display()))?;
     Ok(path)
 }
@@ -29,21 +32,21 @@ fn text(
     recipe: &Recipe,
     summary: &Summary,
     exports: &[(ExportFormat, PathBuf, f32)],
+    carbon: &Carbon,
     events: &[Progress],
     plots: &[PathBuf],
 ) -> String {
     let held = summary.valid_loss.zip(summary.valid_accuracy);
     let held = held.map(|(loss, right)| format!("{loss:.4} ({:.1} %)", right * 100.0));
+    let unknown = || Word::ReportUnknown.text().to_owned();
     let rows = [
         (Word::ReportSteps, summary.steps.to_string()),
         (Word::ReportLearnt, summary.trained_tokens.to_string()),
         (Word::ReportLoss, format!("{:.4} → {:.4}", summary.first_loss, summary.last_loss)),
         (Word::ReportHeld, held.unwrap_or_else(|| "–".to_owned())),
         (Word::ReportTime, output::clock(summary.seconds)),
-        (
-            Word::ReportEnergy,
-            summary.energy.as_ref().map_or_else(|| Word::ReportUnknown.text().to_owned(), Energy::in_words),
-        ),
+        (Word::ReportEnergy, summary.energy.as_ref().map_or_else(unknown, Energy::in_words)),
+        (Word::ReportCarbon, summary.energy.map_or_else(unknown, |energy| emitted(carbon, energy.joules))),
         (
             Word::ReportResults,
             exports.iter().map(|(_, path, _)| format!("`{}`", path.display())).collect::<Vec<_>>().join(", "),

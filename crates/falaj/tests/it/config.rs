@@ -62,6 +62,21 @@ fn doctor_knows_the_machine() {
     assert!(found["isa_available"].as_array().unwrap().iter().any(|isa| isa == "scalar"));
     let told = site.falaj(&["doctor", "--quick", "--lang", "ar"]).ok().out;
     assert!(told.contains("المعالج"), "{told}");
+    // How energy is known depends on the machine; that it is said does not.
+    let grade = found["energy"]["grade"].as_str().unwrap();
+    assert!(["B", "D", "E"].contains(&grade), "{grade}");
+    assert!(found["energy"]["counters"].is_u64() != found["energy"]["counters_absent"].is_string());
+    assert!(told.contains(&format!("الدرجة {grade}")), "{told}");
+    let env = [("FALAJ_ENERGY_GRAMS_PER_KWH", "12"), ("FALAJ_ENERGY_CPU_WATTS", "40")];
+    let found = site.falaj_with(&env, &["doctor", "--quick", "--json"]).ok().json();
+    assert!(found["energy"]["grade"] != "E" && found["energy"]["grams_co2_source"] == "energy.grams_per_kwh");
+    let told = site.falaj_with(&[("FALAJ_SITE_COUNTRY", "FR")], &["doctor", "--quick", "--lang", "fr"]).ok().out;
+    assert!(told.contains("44 g de CO2 par kWh (FR, 2024;"), "{told}");
+    std::fs::write(site.path("meter"), "1234.5\n").unwrap();
+    let meter = site.path("meter").display().to_string();
+    let found = site.falaj_with(&[("FALAJ_ENERGY_METER_FILE", &meter)], &["doctor", "--quick", "--json"]).ok().json();
+    assert_eq!((&found["energy"]["grade"], &found["energy"]["method"]), (&"A".into(), &"meter_above_idle".into()));
+    site.falaj_with(&[("FALAJ_ENERGY_CPU_WATTS", "-1")], &["doctor"]).fails(2, &["energy.cpu_watts"]);
 }
 
 #[test]

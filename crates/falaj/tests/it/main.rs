@@ -2,16 +2,23 @@
 //! hub on the loopback.
 
 mod adapters;
+mod admin;
 mod chat;
 mod config;
+mod crash;
 mod data;
 mod drafts;
+mod engine;
 mod eval;
+mod faults;
+mod ledger;
 mod models;
 mod policy;
 mod pull;
 mod run;
 mod site;
 mod stand_in;
+mod token;
 mod train;
 mod up;
+mod witness;

@@ -69,9 +69,20 @@ impl Site {
 
     /// `falaj up` on a free port, and what it said.
     pub fn up(&self, args: &[&str]) -> Up {
+        self.up_with(&[], args)
+    }
+
+    pub fn up_with(&self, env: &[(&str, &str)], args: &[&str]) -> Up {
         let all: Vec<&str> =
             ["up", "--listen", "127.0.0.1:0", "--json"].into_iter().chain(args.iter().copied()).collect();
-        let mut child = self.command(&all).spawn().unwrap();
+        let mut command = self.command(&all);
+        command.envs(env.iter().copied());
+        Self::started(command)
+    }
+
+    /// Waits until this command, which is `falaj up --json` in one way or another, says that it serves.
+    pub fn started(mut command: Command) -> Up {
+        let mut child = command.spawn().unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         out.read_line(&mut line).unwrap();

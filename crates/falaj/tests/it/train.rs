@@ -63,6 +63,11 @@ fn a_dozen_lines_become_a_served_answer() {
     // No terminal: plain lines, and no bar.
     assert!(ran.err.contains("step 6/6  loss ") && !ran.err.contains('\u{1b}'), "{}", ran.err);
     let report = fs::read_to_string(site.path("desk/report.md")).unwrap();
+    assert!(report.contains("| emissions (CO2) |") && report.contains(" mg (world, 2024; Ember"), "{report}");
+    // And in what stays with the weights.
+    let manifest = fs::read_to_string(site.path("desk/out/peft/training.json")).unwrap();
+    let manifest: Value = serde_json::from_str(&manifest).unwrap();
+    assert!(manifest["summary"]["energy"]["joules"].as_f64().unwrap() > 0.0, "{manifest}");
     assert!(report.contains("# desk") && report.contains("| steps | 6 |") && report.contains("(loss.svg)"), "{report}");
     let events = events(&fs::read_to_string(site.path("desk/events.jsonl")).unwrap());
     assert_eq!((of(&events, "step").len(), of(&events, "sample").len()), (6, 2));

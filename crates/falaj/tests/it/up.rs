@@ -73,7 +73,8 @@ fn a_taken_port_and_a_taken_directory_say_so() {
     site.falaj(&["up", "--listen", "192.0.2.1:80"]).fails(1, &["cannot listen on 192.0.2.1:80"]);
 
     let up = site.up(&[]);
-    site.falaj(&["up", "--listen", "127.0.0.1:0"]).fails(1, &["another falaj", "--data DIR"]);
+    let process = format!("process {}", up.hello["pid"]);
+    site.falaj(&["up", "--listen", "127.0.0.1:0"]).fails(1, &["another falaj", &process, "--data DIR"]);
     assert_eq!(up.stop("-TERM").0, Some(0));
 }
 

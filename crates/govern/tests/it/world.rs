@@ -1,10 +1,10 @@
 //! A site of two organisations: the operator `raya` in Oman, and `santé` in France that uses its model.
 
 use falaj_govern::{
-    Action, Actor, ActorKind, Artifact, Class, Decision, Destination, Gate, Grant, Label, Organisation, Policies,
+    Action, Actor, ActorKind, Artifact, ById, Class, Decision, Destination, Gate, Grant, Label, Organisation, Policies,
     Question, ROLES, Site, Target, Workspace, World,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// 23 November 2026, 10:20 UTC, a Monday.
@@ -117,6 +117,6 @@ pub fn set<const N: usize>(words: [&str; N]) -> BTreeSet<String> {
     words.map(str::to_owned).into()
 }
 
-fn named<T, const N: usize>(all: [(&str, T); N]) -> BTreeMap<String, T> {
+fn named<T, const N: usize>(all: [(&str, T); N]) -> ById<T> {
     all.into_iter().map(|(name, it)| (name.to_owned(), it)).collect()
 }

@@ -59,7 +59,8 @@ pub(crate) struct Table {
     pub attention_backward: unsafe fn(&Attention, &Outputs, &Part, *mut u16, &mut AttentionScratch),
     pub gemm_pack: unsafe fn(&Operand, Range<usize>, Range<usize>, &mut [[[u16; 2]; gemm::LANES]]),
     pub gemm_block: unsafe fn(&Block, &mut gemm::Scratch),
-    pub low_rank: unsafe fn(&[u8], &[f32], &mut [f32], bool),
+    pub low_rank_first: unsafe fn(&low_rank::First, Range<usize>, &[low_rank::Row], &mut [&mut [f32]]),
+    pub low_rank_second: unsafe fn(&low_rank::Second, &[low_rank::Row], &mut [&mut [f32]]),
     pub gemm_tile: unsafe fn(&Tile),
 }
 
@@ -136,7 +137,8 @@ macro_rules! table {
                 attention_backward,
                 gemm_pack,
                 gemm_block,
-                low_rank,
+                low_rank_first,
+                low_rank_second,
                 gemm_tile,
             };
 
@@ -205,7 +207,8 @@ macro_rules! table {
                 swiglu_forward = training::swiglu_forward, (gate: &[u16], up: &[u16], out: &mut [u16]);
                 swiglu_backward = training::swiglu_backward, (gate: &[u16], up: &[u16], da: &[u16], dgate: &mut [u16], dup: &mut [u16]);
                 cross_entropy = training::cross_entropy, (logits: &[f32], target: usize, weight: f32, exps: &mut [f32], slopes: &mut [u16]) -> (f32, bool);
-                low_rank = low_rank::times, (panels: &[u8], x: &[f32], out: &mut [f32], add: bool);
+                low_rank_first = low_rank::first, (w: &low_rank::First, panels: Range<usize>, xs: &[low_rank::Row], lows: &mut [&mut [f32]]);
+                low_rank_second = low_rank::second, (w: &low_rank::Second, lows: &[low_rank::Row], outs: &mut [&mut [f32]]);
                 adamw = training::adamw, (p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], step: &AdamStep);
             }
         }

@@ -195,6 +195,14 @@ impl Simd for Avx2 {
         unsafe { [_mm256_set1_epi32(i32::from_ne_bytes(*from)); 2] }
     }
     #[inline(always)]
+    fn splat_eight(self, from: &[u8; 8]) -> B {
+        unsafe { [_mm256_set1_epi64x(i64::from_ne_bytes(*from)); 2] }
+    }
+    #[inline(always)]
+    fn splat_sixteen(self, from: &[u8; 16]) -> B {
+        unsafe { [_mm256_broadcastsi128_si256(_mm_loadu_si128(from.as_ptr().cast())); 2] }
+    }
+    #[inline(always)]
     fn right(self, a: B, bits: u32, mask: u8) -> B {
         unsafe {
             let (bits, mask) = (_mm_cvtsi32_si128(bits.cast_signed()), _mm256_set1_epi8(mask.cast_signed()));
@@ -214,6 +222,18 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn splat_int(self, value: i32) -> B {
         unsafe { [_mm256_set1_epi32(value); 2] }
+    }
+    #[inline(always)]
+    fn splat_int_every<const L: usize>(self, value: i32) -> B {
+        let lanes = unsafe {
+            match L {
+                1 => _mm256_set1_epi32(-1),
+                2 => _mm256_set1_epi64x(0xffff_ffff),
+                _ => _mm256_set_epi32(0, 0, 0, -1, 0, 0, 0, -1),
+            }
+        };
+        let every = self.splat_int(value);
+        [unsafe { _mm256_and_si256(every[0], lanes) }; 2]
     }
     #[inline(always)]
     fn load_small(self, from: &[u8; 16]) -> B {

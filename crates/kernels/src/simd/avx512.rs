@@ -160,6 +160,14 @@ impl Simd for Avx512 {
         unsafe { _mm512_set1_epi32(i32::from_ne_bytes(*from)) }
     }
     #[inline(always)]
+    fn splat_eight(self, from: &[u8; 8]) -> __m512i {
+        unsafe { _mm512_set1_epi64(i64::from_ne_bytes(*from)) }
+    }
+    #[inline(always)]
+    fn splat_sixteen(self, from: &[u8; 16]) -> __m512i {
+        unsafe { _mm512_broadcast_i32x4(_mm_loadu_si128(from.as_ptr().cast())) }
+    }
+    #[inline(always)]
     fn right(self, a: __m512i, bits: u32, mask: u8) -> __m512i {
         unsafe {
             let shifted = _mm512_srl_epi16(a, _mm_cvtsi32_si128(bits.cast_signed()));
@@ -177,6 +185,15 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn splat_int(self, value: i32) -> __m512i {
         unsafe { _mm512_set1_epi32(value) }
+    }
+    #[inline(always)]
+    fn splat_int_every<const L: usize>(self, value: i32) -> __m512i {
+        let lanes = match L {
+            1 => 0xffff,
+            2 => 0x5555,
+            _ => 0x1111,
+        };
+        unsafe { _mm512_maskz_set1_epi32(lanes, value) }
     }
     #[inline(always)]
     fn load_small(self, from: &[u8; 16]) -> __m512i {

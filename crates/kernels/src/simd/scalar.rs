@@ -142,6 +142,14 @@ impl Simd for Scalar {
         bytes(|i| from[i % 4])
     }
     #[inline(always)]
+    fn splat_eight(self, from: &[u8; 8]) -> [u8; 64] {
+        bytes(|i| from[i % 8])
+    }
+    #[inline(always)]
+    fn splat_sixteen(self, from: &[u8; 16]) -> [u8; 64] {
+        bytes(|i| from[i % 16])
+    }
+    #[inline(always)]
     fn right(self, a: [u8; 64], bits: u32, mask: u8) -> [u8; 64] {
         bytes(|i| (a[i] >> bits) & mask)
     }
@@ -153,6 +161,10 @@ impl Simd for Scalar {
     #[inline(always)]
     fn splat_int(self, value: i32) -> [i32; 16] {
         [value; 16]
+    }
+    #[inline(always)]
+    fn splat_int_every<const L: usize>(self, value: i32) -> [i32; 16] {
+        std::array::from_fn(|i| if i % L == 0 { value } else { 0 })
     }
     #[inline(always)]
     fn load_small(self, from: &[u8; 16]) -> [i32; 16] {

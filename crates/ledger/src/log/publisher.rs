@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::time::Instant;
 
@@ -191,7 +192,10 @@ impl Publisher {
         locked(&self.shared.health).clock_behind_s = time_s - now;
         let origin = self.shared.origin.clone();
         let checkpoint = Checkpoint { origin, size, root: self.edge.root(), extensions: Vec::new() };
-        let note = checkpoint.sign(time_s, &*self.signer)?;
+        let signed = checkpoint.sign(time_s, &*self.signer);
+        locked(&self.shared.health).signing = signed.as_ref().err().cloned();
+        self.shared.unsigned.store(signed.is_err(), Ordering::Release);
+        let note = signed?;
         self.shared.folder.write_durably("checkpoint", note.to_string().as_bytes())?;
         *locked(&self.shared.published) = Some(Published { size, time_s, root: checkpoint.root, note: note.clone() });
         Ok(note)

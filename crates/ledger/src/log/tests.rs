@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::wal::{Fault, frame};
 use super::*;
 use crate::hash::leaf_hash;
 use crate::key::FileKey;
@@ -27,6 +28,10 @@ fn open_at(folder: &Path, time: u64) -> Result<Log, LedgerError> {
     Log::open(folder, ORIGIN, key(), at(&Arc::new(time.into())), settings())
 }
 
+fn open_with(folder: &Path, settings: LogSettings) -> Log {
+    Log::open(folder, ORIGIN, key(), at(&Arc::new(1_800_000_000.into())), settings).unwrap()
+}
+
 fn open(folder: &Path) -> Result<Log, LedgerError> {
     open_at(folder, 1_800_000_000)
 }
@@ -41,6 +46,24 @@ fn fill(log: &Log, range: std::ops::Range<u64>) {
         let tickets: Vec<Ticket> = indexes.iter().map(|&index| log.append(entry(index)).unwrap()).collect();
         for (&index, ticket) in indexes.iter().zip(tickets) {
             assert_eq!(ticket.wait().unwrap(), index);
+        }
+    }
+}
+
+/// Waits in this thread.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Arc::new(Unpark(std::thread::current())).into();
+    let (mut future, mut context) = (std::pin::pin!(future), std::task::Context::from_waker(&waker));
+    loop {
+        match future.as_mut().poll(&mut context) {
+            std::task::Poll::Ready(value) => return value,
+            std::task::Poll::Pending => std::thread::park(),
         }
     }
 }
@@ -77,6 +100,94 @@ fn check(log: &Log, size: u64) {
         verify_consistency(index, Memory::of(&all[..index as usize]).1, size, root, &tree.consistency(index).unwrap())
             .unwrap();
         assert_eq!(log.entry(index).unwrap(), entry(index));
+    }
+}
+
+/// An entry that nobody waits for goes with the next that somebody does, and by itself when none comes.
+#[test]
+fn lazy_entries_share_a_write_and_do_not_wait_for_ever() {
+    let folder = tempfile::tempdir().unwrap();
+    let patient = LogSettings { patience: Duration::from_secs(3600), ..LogSettings::default() };
+    let log = open_with(folder.path(), patient);
+    let lazy = log.append_lazily(b"lazy".to_vec(), log.generation()).unwrap();
+    assert_eq!(log.append(b"urgent".to_vec()).unwrap().wait().unwrap(), 1);
+    assert_eq!(lazy.watch().outcome().unwrap().unwrap(), 0);
+    let left = log.append_lazily(b"the last".to_vec(), log.generation()).unwrap();
+    drop(log);
+    assert_eq!(left.wait().unwrap(), 2, "closing writes what waits");
+    let hasty = LogSettings { patience: Duration::from_millis(1), ..LogSettings::default() };
+    let log = open_with(folder.path(), hasty);
+    assert_eq!(log.append_lazily(b"alone".to_vec(), log.generation()).unwrap().wait().unwrap(), 3);
+}
+
+/// What was written survives its process, before any fsync.
+#[test]
+fn a_written_entry_is_there_after_a_kill() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open_with(folder.path(), LogSettings { patience: Duration::from_secs(3600), ..LogSettings::default() });
+    for index in 0..3 {
+        let ticket = log.append_lazily(entry(index), log.generation()).unwrap();
+        block_on(ticket.written()).unwrap();
+        assert!(ticket.watch().outcome().is_none(), "not durable yet");
+    }
+    assert_eq!(log.size(), 0);
+    let copy = killed(folder.path());
+    let again = open(copy.path()).unwrap();
+    assert_eq!((again.size(), again.opened().torn_bytes), (3, 0));
+    check(&again, 3);
+}
+
+#[test]
+fn a_failed_sync_takes_back_what_it_did_not_cover() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open_with(folder.path(), LogSettings { patience: Duration::from_secs(3600), ..LogSettings::default() });
+    fill(&log, 0..2);
+    log.faults[Fault::Sync as usize].store(1, Ordering::SeqCst);
+    let lazy = log.append_lazily(b"lost".to_vec(), log.generation()).unwrap();
+    block_on(lazy.written()).unwrap();
+    assert!(log.append(b"lost, too".to_vec()).unwrap().wait().is_err());
+    assert!(lazy.wait().is_err() && log.health().appending.is_some());
+    fill(&log, 2..5);
+    check(&open(killed(folder.path()).path()).unwrap(), 5);
+    check(&log, 5);
+}
+
+/// A full disk takes what it has no room for, not what was written before.
+#[test]
+fn a_failed_write_leaves_what_was_written_before_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open_with(folder.path(), LogSettings { patience: Duration::from_secs(3600), ..LogSettings::default() });
+    let lazy = log.append_lazily(entry(0), log.generation()).unwrap();
+    block_on(lazy.written()).unwrap();
+    log.faults[Fault::Write as usize].store(1, Ordering::SeqCst);
+    assert!(log.append(b"lost".to_vec()).unwrap().wait().is_err());
+    assert_eq!(lazy.wait().unwrap(), 0);
+    fill(&log, 1..3);
+    check(&log, 3);
+}
+
+/// A power cut may keep a later frame and lose an earlier one, as long as no fsync lay between them.
+#[test]
+fn damage_is_told_from_what_was_never_synced() {
+    for (durable, corrupt) in [(false, false), (true, true)] {
+        let folder = tempfile::tempdir().unwrap();
+        let wal = folder.path().join("wal");
+        fs::create_dir_all(&wal).unwrap();
+        let of = |index: u64, durable: usize| frame(index, durable as u64, [entry(index).as_slice()].into_iter());
+        let first = of(0, 0);
+        let mut second = of(1, first.len());
+        let third = of(2, if durable { first.len() + second.len() } else { first.len() });
+        *second.last_mut().unwrap() ^= 1;
+        fs::write(wal.join(format!("{:020}", 0)), [first, second, third].concat()).unwrap();
+        match open(folder.path()) {
+            Ok(log) => {
+                assert!(!corrupt);
+                assert_eq!(log.size(), 1);
+                fill(&log, 1..4);
+                check(&log, 4);
+            }
+            Err(error) => assert!(corrupt && matches!(error, LedgerError::CorruptSegment { .. }), "{error}"),
+        }
     }
 }
 
@@ -117,6 +228,12 @@ fn segments_go_when_their_tiles_are_durable() {
     assert!(matches!(open(folder.path()), Err(LedgerError::CorruptTile { path, .. }) if path == "tile/0/003"));
 }
 
+/// Bytes of a segment up to the zeros at its end. No frame here ends in one.
+fn written(segment: &Path) -> u64 {
+    let bytes = fs::read(segment).unwrap();
+    bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1)
+}
+
 #[test]
 fn a_kill_at_any_byte_keeps_whole_frames_only() {
     let folder = tempfile::tempdir().unwrap();
@@ -132,7 +249,7 @@ fn a_kill_at_any_byte_keeps_whole_frames_only() {
     let mut ends = vec![0];
     for index in 0..7 {
         fill(&log, index..index + 1);
-        ends.push(fs::metadata(&path).unwrap().len());
+        ends.push(written(&path));
     }
     let end = *ends.last().unwrap();
     for cut in (0..ends[1]).step_by(7).chain(ends.iter().map(|end| end.saturating_sub(1))).chain(ends[6] - 2..=end) {
@@ -216,7 +333,8 @@ fn damage_and_truncation_have_names() {
 fn one_writer_at_a_time() {
     let folder = tempfile::tempdir().unwrap();
     let log = open(folder.path()).unwrap();
-    assert!(matches!(open(folder.path()), Err(LedgerError::InUse { .. })));
+    let pid = Some(std::process::id());
+    assert!(matches!(open(folder.path()), Err(LedgerError::InUse { pid: holder, .. }) if holder == pid));
     drop(log);
     assert!(open(folder.path()).is_ok());
 }
@@ -245,7 +363,7 @@ fn a_full_disk_fails_appends_and_then_they_go_on() {
     let log = open(folder.path()).unwrap();
     fill(&log, 0..3);
     let before = log.generation();
-    log.faults.store(2, Ordering::SeqCst);
+    log.faults[Fault::Write as usize].store(2, Ordering::SeqCst);
     for _ in 0..2 {
         let failure = log.append(entry(3)).unwrap().wait().unwrap_err();
         assert!(failure.is_full_disk(), "{failure}");

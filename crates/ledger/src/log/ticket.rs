@@ -1,5 +1,5 @@
-//! What an append gives back: a promise of the entry's index, once it is on the disk. A thread can wait for it, and an async
-//! server can await it, without this crate knowing any runtime.
+//! What an append gives back: a promise of the entry's index, once it is on the disk, and before that of its having been written.
+//! A thread can wait for it, and an async server can await it, without this crate knowing any runtime.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -21,8 +21,10 @@ pub(super) struct Promise {
 
 #[derive(Debug, Default)]
 struct State {
+    written: bool,
     outcome: Option<Result<u64, LedgerError>>,
     waker: Option<Waker>,
+    waker_of_written: Option<Waker>,
 }
 
 impl Ticket {
@@ -45,11 +47,20 @@ impl Ticket {
         }
     }
 
+    /// Resolves once the operating system has the entry, before the disk does: it survives this process, not a power cut.
+    pub fn written(&self) -> Written {
+        Written(Arc::clone(&self.0))
+    }
+
     /// A view of the outcome that stays when the ticket is awaited.
     pub fn watch(&self) -> Watch {
         Watch(Arc::clone(&self.0))
     }
 }
+
+/// See [`Ticket::written`].
+#[derive(Debug)]
+pub struct Written(Arc<Promise>);
 
 /// Shows a ticket's outcome to somebody who does not wait for it.
 #[derive(Clone, Debug)]
@@ -76,17 +87,40 @@ impl Future for Ticket {
     }
 }
 
+impl Future for Written {
+    type Output = Result<(), LedgerError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match &state.outcome {
+            Some(Err(error)) => Poll::Ready(Err(error.clone())),
+            _ if state.written => Poll::Ready(Ok(())),
+            _ => {
+                state.waker_of_written = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
 impl Promise {
-    pub(super) fn keep(&self, outcome: Result<u64, LedgerError>) {
+    pub(super) fn written(&self) {
         let waker = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.written = true;
+            state.waker_of_written.take()
+        };
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    pub(super) fn keep(&self, outcome: Result<u64, LedgerError>) {
+        let wakers = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             state.outcome = Some(outcome);
-            state.waker.take()
+            [state.waker.take(), state.waker_of_written.take()]
         };
         self.kept.notify_all();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        wakers.into_iter().flatten().for_each(Waker::wake);
     }
 }
 
@@ -106,6 +140,11 @@ mod tests {
         let (mut ticket, promise) = Ticket::new();
         let waker = Waker::from(Arc::clone(&flag));
         let mut context = Context::from_waker(&waker);
+        let mut written = ticket.written();
+        assert!(Pin::new(&mut written).poll(&mut context).is_pending());
+        promise.written();
+        assert!(flag.0.swap(false, std::sync::atomic::Ordering::SeqCst));
+        assert!(matches!(Pin::new(&mut written).poll(&mut context), Poll::Ready(Ok(()))));
         assert!(Pin::new(&mut ticket).poll(&mut context).is_pending());
         assert!(ticket.watch().outcome().is_none() && !flag.0.load(std::sync::atomic::Ordering::SeqCst));
         promise.keep(Ok(3));

@@ -14,6 +14,7 @@ use crate::error::LedgerError;
 use crate::hash::{Hash, leaf_hash};
 use crate::log::Folder;
 use crate::note::{Note, VerifierKey};
+use crate::records::record_path;
 use crate::tile::{TILE_WIDTH, Tile, bundle_entries, tile_bytes, tile_hashes};
 use crate::tlog_proof::Trust;
 use crate::tree::{Edge, Tiles, Tree};
@@ -27,6 +28,15 @@ pub struct Report {
     pub admissions: u64,
     pub receipts: u64,
     pub tombstones: u64,
+    /// Those that were written down one by one.
+    pub denials: u64,
+    /// Those that were only counted.
+    pub denials_counted: u64,
+    /// By how much the time of an admission or receipt is before that of an earlier one, at most. Milliseconds pass between a time and
+    /// its entry; more is a clock that was set back.
+    pub times_back_ms: u64,
+    /// Decisions and policies that entries name.
+    pub records: u64,
     /// Names of the witnesses that cosigned the last checkpoint.
     pub witnesses: Vec<String>,
     /// Earlier checkpoints that were found to be beginnings of the last.
@@ -83,6 +93,7 @@ pub fn verify(folder: &Path, trust: Option<&PackTrust>) -> Report {
     let mut story = Story::new(&trust.site);
     tree(&pack, &checkpoint, &mut story, &mut report);
     earlier(&pack, &checkpoint, trust, &mut report);
+    records(&pack, &mut report);
     strangers(folder, &pack, checkpoint.size, &mut report);
     report
 }
@@ -281,6 +292,20 @@ impl Tiles for Prefix<'_> {
     }
 }
 
+/// Each file of a record must have the digest that is its name.
+fn records(pack: &Folder, report: &mut Report) {
+    let hashes = match pack.records() {
+        Ok(hashes) => hashes,
+        Err(error) => return report.fail("records", None, None, error),
+    };
+    for hash in hashes {
+        match pack.record(&hash) {
+            Ok(_) => report.records += 1,
+            Err(error) => report.fail(record_path(&hash), None, None, error),
+        }
+    }
+}
+
 /// Files that no verifier would look at could hold anything: there are none.
 fn strangers(root: &Path, pack: &Folder, size: u64, report: &mut Report) {
     if report.failures.len() >= FAILURES {
@@ -294,6 +319,7 @@ fn strangers(root: &Path, pack: &Folder, size: u64, report: &mut Report) {
         }
     }
     known.extend(cosigned(pack).unwrap_or_default().iter().map(|size| format!("cosigned/{size}")));
+    known.extend(pack.records().unwrap_or_default().iter().map(record_path));
     known.sort_unstable();
     let mut folders = vec![root.to_path_buf()];
     while let Some(folder) = folders.pop() {

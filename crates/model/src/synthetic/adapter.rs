@@ -19,6 +19,7 @@ pub struct AdapterSample {
     alpha: f32,
     seed: u64,
     targets: Vec<&'static str>,
+    stabilized: bool,
 }
 
 impl AdapterSample {
@@ -28,7 +29,7 @@ impl AdapterSample {
         if config.experts.is_none() {
             targets.extend(["gate_proj", "up_proj", "down_proj"]);
         }
-        Self { config: config.clone(), rank, alpha: 2.0 * rank as f32, seed, targets }
+        Self { config: config.clone(), rank, alpha: 2.0 * rank as f32, seed, targets, stabilized: false }
     }
 
     /// Of these modules only.
@@ -41,15 +42,20 @@ impl AdapterSample {
         Self { alpha, ..self }
     }
 
+    /// By `alpha / √rank` instead. Source: Kalajdzievski 2023 (rsLoRA).
+    pub fn rank_stabilized(self) -> Self {
+        Self { stabilized: true, ..self }
+    }
+
     /// `adapter_config.json` and `adapter_model.safetensors`.
     ///
     /// # Errors
     /// Sizes that overflow.
     pub fn files(&self) -> Result<BTreeMap<&'static str, Vec<u8>>, ModelError> {
         let targets: Vec<String> = self.targets.iter().map(|target| format!("{target:?}")).collect();
-        let (rank, alpha) = (self.rank, self.alpha);
+        let (rank, alpha, stabilized) = (self.rank, self.alpha, self.stabilized);
         let config = format!(
-            r#"{{"peft_type":"LORA","r":{rank},"lora_alpha":{alpha},"target_modules":[{}],"bias":"none"}}"#,
+            r#"{{"peft_type":"LORA","r":{rank},"lora_alpha":{alpha},"use_rslora":{stabilized},"target_modules":[{}],"bias":"none"}}"#,
             targets.join(",")
         );
         let modules: Vec<_> = Slot::all(&self.config).into_iter().filter_map(|slot| self.module(slot)).collect();
@@ -87,7 +93,8 @@ impl AdapterSample {
                 let rows = values.chunks_exact_mut(module.inputs.max(1));
                 for (row, b) in rows.zip(module.b.chunks_exact(self.rank.max(1))) {
                     for (b, a) in b.iter().zip(module.a.chunks_exact(module.inputs.max(1))) {
-                        let scale = self.alpha / self.rank as f32;
+                        let rank = self.rank as f32;
+                        let scale = self.alpha / if self.stabilized { rank.sqrt() } else { rank };
                         row.iter_mut().zip(a).for_each(|(value, a)| *value += scale * b * a);
                     }
                 }

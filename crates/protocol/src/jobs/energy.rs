@@ -28,6 +28,8 @@ pub enum Grade {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Metering {
+    /// A meter at the socket, shared by CPU time among all that ran.
+    MeterShare,
     /// RAPL counters of the packages and their memory, shared by CPU time among all that ran.
     RaplShare,
     /// CPU time × the processor's power limit over its hardware threads.
@@ -48,6 +50,7 @@ impl Energy {
         let Self { joules, grade, .. } = self;
         let watts = self.watts_per_thread.unwrap_or_default();
         let how = match self.method {
+            Metering::MeterShare => "a meter, by share of CPU time".to_owned(),
             Metering::RaplShare => "RAPL, by share of CPU time".to_owned(),
             Metering::CpuTimeTdp => format!("CPU time × {watts:.1} W a thread, from the TDP"),
             Metering::CpuTimeAssumed => format!("CPU time × {watts:.1} W a thread, assumed"),

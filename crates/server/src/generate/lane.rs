@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use falaj_engine::{Constraint, ConstraintError, Event, FinishReason, Stream, TokenMask};
+use falaj_engine::{Constraint, ConstraintError, CpuTime, Event, FinishReason, Stream, TokenMask};
 use falaj_text::{Detokenizer, Matcher, OutputParser, StopFinder, TextError, Tokenizer};
 
 use super::{Decode, Job};
@@ -70,6 +70,8 @@ pub(super) struct Lane {
     /// Set by the grammar that bound this choice when it could not go on.
     grammar_failed: Option<Arc<AtomicBool>>,
     pub(super) choices_per_prompt: usize,
+    /// What the engine spends on it; goes on counting for a while when the stream is gone.
+    cpu: CpuTime,
     pub(super) cached_tokens: u64,
     pub(super) generated_tokens: u64,
 }
@@ -98,6 +100,7 @@ impl Lane {
             // A completion goes on from its prompt: a space at its start is part of it.
             _ => Decoder::Plain(Detokenizer::continuing(Arc::clone(tokenizer))),
         };
+        let cpu = stream.cpu_time();
         Self {
             stream: Some(stream),
             decoder,
@@ -110,9 +113,15 @@ impl Lane {
             last_token: None,
             grammar_failed,
             choices_per_prompt: job.n as usize,
+            cpu,
             cached_tokens: 0,
             generated_tokens: 0,
         }
+    }
+
+    /// CPU time that went into this choice until now.
+    pub(super) fn cpu_ns(&self) -> u64 {
+        self.cpu.ns()
     }
 
     pub(super) fn is_done(&self) -> bool {

@@ -76,7 +76,14 @@ impl<'a> News<'a> {
             Progress::Done { model, trained_tokens, energy } => {
                 if let Some(energy) = energy {
                     let message = format!("energy: {}", energy.in_words());
-                    store.add_event(id, "energy", &message, Some(&json!(energy))).await?;
+                    let mut data = json!(energy);
+                    if let Some(power) = self.jobs.shared.power.get() {
+                        power.job(&energy);
+                        if let Some(data) = data.as_object_mut() {
+                            data.insert("co2".to_owned(), power.co2(energy.joules));
+                        }
+                    }
+                    store.add_event(id, "energy", &message, Some(&data)).await?;
                 }
                 self.done = Some((model, trained_tokens));
             }

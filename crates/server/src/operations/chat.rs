@@ -11,12 +11,13 @@ use falaj_protocol::chat::{
 use falaj_protocol::usage::Usage;
 
 use crate::app::App;
+use crate::attached::{Call as Asked, Errand};
 use crate::auth::Caller;
 use crate::body::Raw;
 use crate::convert;
 use crate::edge::RequestId;
 use crate::error::ApiError;
-use crate::generate::{Counts, Finish, Generation, Job, Logprob, Piece, Whole};
+use crate::generate::{Collected, Counts, Finish, Generation, Job, Logprob, Piece, Whole};
 use crate::ids;
 use crate::sse::{self, Frames, Script};
 
@@ -27,6 +28,9 @@ pub(crate) async fn complete(
     Extension(request_id): Extension<RequestId>,
     body: Raw,
 ) -> Result<Response, ApiError> {
+    if let Some(errand) = Errand::of(&app, &body) {
+        return errand.run(app, caller, dialect, request_id, Asked::Chat, body).await;
+    }
     let request = body.parse(ChatRequest::parse)?;
     let reply = Reply {
         prefix: prefix(&request.messages),
@@ -67,13 +71,13 @@ impl Reply {
     }
 
     pub(super) async fn answer(self, app: &App, job: Job, stream: bool) -> Result<Response, ApiError> {
-        let generation = Generation::start(app, job)?;
+        let generation = Generation::start(app, job).await?;
         if stream {
             let script = ChatScript { choices: generation.choices(), calls: Vec::new(), reply: self };
             return Ok(sse::response(generation, script, app.settings.keep_alive_ms));
         }
-        let (wholes, counts) = generation.collect().await?;
-        Ok(Json(self.whole(wholes, counts)).into_response())
+        let Collected { wholes, counts, receipt } = generation.collect().await?;
+        Ok(sse::with_receipt(Json(self.whole(wholes, counts)).into_response(), receipt))
     }
 
     fn whole(self, wholes: Vec<Whole>, counts: Counts) -> ChatCompletion {

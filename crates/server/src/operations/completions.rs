@@ -10,12 +10,13 @@ use falaj_protocol::completions::{Completion, CompletionChoice, CompletionReques
 use falaj_protocol::usage::Usage;
 
 use crate::app::App;
+use crate::attached::{Call, Errand};
 use crate::auth::Caller;
 use crate::body::Raw;
 use crate::convert;
 use crate::edge::RequestId;
 use crate::error::ApiError;
-use crate::generate::{Counts, Generation, Logprob, Piece};
+use crate::generate::{Collected, Counts, Generation, Logprob, Piece};
 use crate::ids;
 use crate::operations::chat::{finish_reason, usage};
 use crate::sse::{self, Frames, Script};
@@ -28,6 +29,9 @@ pub(crate) async fn complete(
     Extension(request_id): Extension<RequestId>,
     body: Raw,
 ) -> Result<Response, ApiError> {
+    if let Some(errand) = Errand::of(&app, &body) {
+        return errand.run(app, caller, dialect, request_id, Call::Completion, body).await;
+    }
     let request = body.parse(CompletionRequest::parse)?;
     let stream = request.options.stream;
     let mut reply = Reply {
@@ -43,20 +47,20 @@ pub(crate) async fn complete(
         written: Vec::new(),
     };
     if request.echo {
-        reply.echoes = echo::texts(&app, &request).await?;
+        reply.echoes = echo::texts(&app, &caller, &request).await?;
     }
     let mut job = convert::completion(&app, &caller, request).await?;
     if reply.logprobs && !reply.echoes.is_empty() {
         // Who asks for one token only reads what comes before it, and counts on that one: also where it would be the end.
         job.ends = job.max_tokens != Some(1);
-        echo::score(&app, &job, &mut reply.echoes).await?;
+        echo::score(&app, &mut job, &mut reply.echoes).await?;
     }
-    let generation = Generation::start(&app, job)?;
+    let generation = Generation::start(&app, job).await?;
     reply.written = vec![0; generation.choices() as usize];
     if stream {
         return Ok(sse::response(generation, reply, app.settings.keep_alive_ms));
     }
-    let (wholes, counts) = generation.collect().await?;
+    let Collected { wholes, counts, receipt } = generation.collect().await?;
     let choices = (0..).zip(wholes).map(|(index, whole)| {
         let text = format!("{}{}", reply.echo(index).map_or("", |echo| echo.text.as_str()), whole.text);
         let logprobs = reply.logprobs.then(|| {
@@ -68,7 +72,8 @@ pub(crate) async fn complete(
         CompletionChoice { index, text, logprobs, finish_reason }
     });
     let choices = choices.collect();
-    Ok(Json(reply.body(choices, Some(Some(reply.usage(counts))))).into_response())
+    let response = Json(reply.body(choices, Some(Some(reply.usage(counts))))).into_response();
+    Ok(sse::with_receipt(response, receipt))
 }
 
 struct Reply {

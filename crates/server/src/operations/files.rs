@@ -86,7 +86,7 @@ pub(crate) async fn list(
 /// The file that a path names, where it is the caller's.
 pub(crate) struct Named {
     app: App,
-    workspace: String,
+    workspace: std::sync::Arc<str>,
     file: StoredFile,
 }
 
@@ -127,9 +127,10 @@ pub(crate) struct Expiry {
 /// A link that needs no key, until it expires or this site stops.
 pub(crate) async fn signed_url(
     named: Named,
-    Query(Expiry { expiry }): Query<Expiry>,
+    asked: Result<Query<Expiry>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Json<SignedUrl>, ApiError> {
+    let Query(Expiry { expiry }) = asked.map_err(|error| bad_query(&error))?;
     let Named { app, workspace, file: StoredFile { id, .. } } = &named;
     let hours = expiry.unwrap_or(24).clamp(1, 168);
     let expires_s = ids::now_s() + hours * 3600;
@@ -149,8 +150,9 @@ pub(crate) struct Signed {
 pub(crate) async fn signed(
     State(app): State<App>,
     Path((workspace, id)): Path<(String, String)>,
-    Query(Signed { expires, signature }): Query<Signed>,
+    asked: Result<Query<Signed>, QueryRejection>,
 ) -> Result<Response, ApiError> {
+    let Query(Signed { expires, signature }) = asked.map_err(|error| bad_query(&error))?;
     let site = app.site()?;
     if expires < ids::now_s() || !site.signed(&link(&workspace, &id, expires), &signature) {
         return Err(ApiError::WrongKey);

@@ -9,6 +9,7 @@ use axum::extract::{Extension, FromRequestParts, Path, Query, State};
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use falaj_artifact::plain_name;
+use falaj_govern::Action;
 use falaj_protocol::jobs::{JobRequest, JobStatus, mistral, openai};
 use falaj_protocol::{Dialect, Problem};
 use falaj_store::{Job, JobFilter, NewJob, StoreError, new_id};
@@ -21,6 +22,7 @@ use crate::error::ApiError;
 use crate::jobs::{ALL, Jobs};
 use crate::moment;
 use crate::operations::files::{bad_query, page};
+use crate::registry::ModelState;
 use crate::site::Site;
 
 #[derive(Deserialize)]
@@ -40,8 +42,13 @@ pub(crate) async fn create(
     let Query(Dry { dry_run }) = dry.map_err(|error| bad_query(&error))?;
     let read = if dialect == Dialect::OpenAi { openai::request } else { mistral::request };
     let request = body.parse(read)?.request;
+    app.governance.model(&app.registry, &caller, Action::Adapt, &request.model)?;
     let listed = app.registry.describe(&request.model);
     let model = listed.ok_or_else(|| ApiError::UnknownModel { model: request.model.clone(), in_path: false })?;
+    if model.state == ModelState::Attached {
+        let reason = "its weights are at an attached engine; choose a model of this site".to_owned();
+        return Err(ApiError::Unsupported { param: "model", reason });
+    }
     let request = JobRequest { model: model.facts.id, ..request };
     files_are_there(site, &caller, &request, dialect).await?;
     if dry_run {
@@ -226,13 +233,18 @@ impl Cursor {
     }
 }
 
-pub(crate) async fn events(named: Named, Query(asked): Query<Cursor>) -> Result<Response, ApiError> {
+pub(crate) async fn events(named: Named, asked: Result<Query<Cursor>, QueryRejection>) -> Result<Response, ApiError> {
+    let Query(asked) = asked.map_err(|error| bad_query(&error))?;
     let part = named.app.site()?.store.events(&named.job.id, &asked.page(20)).await?;
     let data = part.rows.into_iter().map(shown::openai_event).collect();
     Ok(Json(openai::List::new(data, part.has_more, |event: &openai::Event| &event.id)).into_response())
 }
 
-pub(crate) async fn checkpoints(named: Named, Query(asked): Query<Cursor>) -> Result<Response, ApiError> {
+pub(crate) async fn checkpoints(
+    named: Named,
+    asked: Result<Query<Cursor>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let Query(asked) = asked.map_err(|error| bad_query(&error))?;
     let part = named.app.site()?.store.checkpoints(&named.job.id, &asked.page(10)).await?;
     let data = part.rows.into_iter().map(|checkpoint| shown::openai_checkpoint(&named.job, checkpoint)).collect();
     Ok(Json(openai::List::new(data, part.has_more, |checkpoint: &openai::Checkpoint| &checkpoint.id)).into_response())

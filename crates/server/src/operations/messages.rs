@@ -15,7 +15,7 @@ use crate::body::Raw;
 use crate::convert;
 use crate::edge::RequestId;
 use crate::error::ApiError;
-use crate::generate::{Counts, Finish, Generation, Piece, Whole};
+use crate::generate::{Collected, Counts, Finish, Generation, Piece, Whole};
 use crate::ids;
 use crate::sse::{self, Frames, Script};
 
@@ -28,14 +28,15 @@ pub(crate) async fn create(
     let request = body.parse(MessagesRequest::parse)?;
     let (model, stream) = (request.model.clone(), request.stream);
     let job = convert::messages(&app, &caller, request).await?;
-    let generation = Generation::start(&app, job)?;
+    let generation = Generation::start(&app, job).await?;
     let reply = MessageReply::new(ids::unique("msg_"), model, usage(Counts { generated: 0, ..generation.counts() }));
     if stream {
         let script = MessageScript { reply: Some(reply), request_id: request_id.0, blocks: 0, open: Open::Nothing };
         return Ok(sse::response(generation, script, app.settings.keep_alive_ms));
     }
-    let (wholes, counts) = generation.collect().await?;
-    Ok(Json(whole(reply, wholes.into_iter().next().unwrap_or_default(), counts)).into_response())
+    let Collected { wholes, counts, receipt } = generation.collect().await?;
+    let response = Json(whole(reply, wholes.into_iter().next().unwrap_or_default(), counts)).into_response();
+    Ok(sse::with_receipt(response, receipt))
 }
 
 /// Exact: the prompt is rendered and encoded as `create` would.

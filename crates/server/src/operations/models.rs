@@ -5,16 +5,19 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, State};
 use axum::http::Uri;
 use axum::response::{IntoResponse, Response};
+use falaj_govern::Action;
 use falaj_protocol::Dialect;
 use falaj_protocol::models::{AnthropicModel, AnthropicModelList, Capabilities, ModelCard, ModelList, OpenAiModel};
 
 use crate::app::App;
+use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::moment::rfc3339;
-use crate::registry::{Facts, Listed};
+use crate::registry::{Facts, Listed, ModelState};
 
-pub(crate) async fn list(State(app): State<App>, Extension(dialect): Extension<Dialect>) -> Response {
-    let listed = app.registry.list();
+pub(crate) async fn list(State(app): State<App>, caller: Caller, Extension(dialect): Extension<Dialect>) -> Response {
+    let mut listed = app.registry.list();
+    listed.retain(|listed| app.governance.sees(&app.registry, &caller, &listed.facts.id));
     match dialect {
         Dialect::Mistral => Json(ModelList::new(listed.iter().map(card).collect())).into_response(),
         Dialect::OpenAi => {
@@ -31,13 +34,17 @@ pub(crate) async fn list(State(app): State<App>, Extension(dialect): Extension<D
 
 pub(crate) async fn retrieve(
     State(app): State<App>,
+    caller: Caller,
     Extension(dialect): Extension<Dialect>,
     uri: Uri,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
     // A path whose escapes are no UTF-8 names nothing.
     let Path(id) = id.map_err(|_| ApiError::UnknownPath { path: uri.path().to_owned() })?;
-    let listed = app.registry.describe(&id).ok_or(ApiError::UnknownModel { model: id, in_path: true })?;
+    let listed = app.registry.describe(&id);
+    let read = |id: &str| app.governance.model(&app.registry, &caller, Action::Read, id);
+    let listed = listed.filter(|listed| read(&listed.facts.id).is_ok());
+    let listed = listed.ok_or(ApiError::UnknownModel { model: id, in_path: true })?;
     Ok(match dialect {
         Dialect::Mistral => Json(card(&listed)).into_response(),
         Dialect::OpenAi => Json(openai(&listed.facts)).into_response(),
@@ -52,7 +59,10 @@ fn card(listed: &Listed) -> ModelCard {
         object: "model",
         created: facts.created_s,
         owned_by: facts.owned_by.clone(),
-        capabilities: capabilities(facts),
+        capabilities: Capabilities {
+            fine_tuning: facts.base.is_none() && listed.state != ModelState::Attached,
+            ..capabilities(facts)
+        },
         name: Some(facts.id.clone()),
         description: facts.description.clone(),
         max_context_length: facts.context_tokens as u64,

@@ -3,18 +3,20 @@
 
 use axum::Json;
 use axum::extract::State;
+use falaj_govern::Action;
 use falaj_protocol::tokenize::{DetokenizeRequest, Detokenized, TokenizeRequest, Tokenized, TokenizerInfo};
 use falaj_text::Special;
 use tokio::time::Instant;
 
 use crate::app::App;
+use crate::auth::Caller;
 use crate::body::Raw;
 use crate::error::ApiError;
 use crate::registry::Loan;
 
-pub(crate) async fn tokenize(State(app): State<App>, body: Raw) -> Result<Json<Tokenized>, ApiError> {
+pub(crate) async fn tokenize(State(app): State<App>, caller: Caller, body: Raw) -> Result<Json<Tokenized>, ApiError> {
     let request = body.parse(TokenizeRequest::parse)?;
-    let served = model(&app, request.model.as_deref(), app.deadline(request.arrived)).await?;
+    let served = model(&app, &caller, request.model.as_deref(), app.deadline(request.arrived)).await?;
     let tokenizer = &served.text.tokenizer;
     let bos = tokenizer.bos().filter(|_| request.add_special_tokens && tokenizer.add_bos());
     // Names of control tokens are read as such, as vLLM does: who may send tokens may send these.
@@ -22,14 +24,18 @@ pub(crate) async fn tokenize(State(app): State<App>, body: Raw) -> Result<Json<T
     Ok(Json(Tokenized { count: tokens.len(), max_model_len: served.engine.context_tokens(), tokens }))
 }
 
-pub(crate) async fn detokenize(State(app): State<App>, body: Raw) -> Result<Json<Detokenized>, ApiError> {
+pub(crate) async fn detokenize(
+    State(app): State<App>,
+    caller: Caller,
+    body: Raw,
+) -> Result<Json<Detokenized>, ApiError> {
     let request = body.parse(DetokenizeRequest::parse)?;
-    let served = model(&app, request.model.as_deref(), app.deadline(request.arrived)).await?;
+    let served = model(&app, &caller, request.model.as_deref(), app.deadline(request.arrived)).await?;
     Ok(Json(Detokenized { prompt: served.text.tokenizer.decode(&request.tokens) }))
 }
 
-pub(crate) async fn info(State(app): State<App>) -> Result<Json<TokenizerInfo>, ApiError> {
-    let served = model(&app, None, Instant::now()).await?;
+pub(crate) async fn info(State(app): State<App>, caller: Caller) -> Result<Json<TokenizerInfo>, ApiError> {
+    let served = model(&app, &caller, None, Instant::now()).await?;
     let tokenizer = &served.text.tokenizer;
     let name =
         |token: Option<u32>| token.map(|token| String::from_utf8_lossy(tokenizer.token_bytes(token)).into_owned());
@@ -37,11 +43,18 @@ pub(crate) async fn info(State(app): State<App>) -> Result<Json<TokenizerInfo>, 
     Ok(Json(TokenizerInfo { tokenizer_class: "Falaj", bos_token, eos_token }))
 }
 
-async fn model(app: &App, name: Option<&str>, deadline: Instant) -> Result<std::sync::Arc<Loan>, ApiError> {
+async fn model(
+    app: &App,
+    caller: &Caller,
+    name: Option<&str>,
+    deadline: Instant,
+) -> Result<std::sync::Arc<Loan>, ApiError> {
     if let Some(name) = name {
+        app.governance.model(&app.registry, caller, Action::Read, name)?;
         return app.registry.find(name, deadline).await;
     }
     let mut loaded = app.registry.loaded();
+    loaded.retain(|loan| app.governance.sees(&app.registry, caller, &loan.facts.id));
     match (loaded.pop(), loaded.len()) {
         (Some(only), 0) => Ok(std::sync::Arc::new(only)),
         (_, others) => {

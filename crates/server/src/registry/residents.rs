@@ -150,7 +150,7 @@ impl Residents {
             };
             let memory_bytes = resident.bytes;
             if let Condition::Loaded(Loaded { served, .. }) = &resident.condition {
-                all.insert(id.clone(), Listed { facts: served.facts.clone(), state, memory_bytes });
+                all.insert(id.clone(), Listed { facts: served.facts.clone(), state, memory_bytes, country: None });
             } else if let Some(listed) = all.get_mut(id) {
                 (listed.state, listed.memory_bytes) = (state, memory_bytes);
             }

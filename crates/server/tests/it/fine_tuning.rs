@@ -183,6 +183,13 @@ async fn a_job_succeeds_and_each_client_sees_it() {
         .collect();
     assert_eq!(statuses, ["QUEUED", "VALIDATING", "VALIDATED", "STARTED", "RUNNING", "SUCCESS"]);
 
+    let energy = job["events"].as_array().unwrap().iter().find(|event| event["name"] == "energy").unwrap();
+    assert_eq!((&energy["data"]["joules"], &energy["data"]["grade"]), (&json!(7.2), &json!("E")));
+    let co2 = &energy["data"]["co2"];
+    assert_eq!((&co2["area"], &co2["year"]), (&json!("World"), &json!(2024)), "{co2}");
+    let metrics = site.api.get("/metrics").await.text;
+    assert!(metrics.contains("falaj_energy_jobs_joules_total{grade=\"E\"} 7.2\n"), "{metrics}");
+
     let openai = site.api.get(&format!("/openai/v1/fine_tuning/jobs/{id}")).await.json();
     assert_eq!((&openai["status"], &openai["object"]), (&json!("succeeded"), &json!("fine_tuning.job")));
     let results = openai["result_files"][0].as_str().unwrap();

@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
 use falaj_engine::{Engine, EngineOptions};
 use falaj_model::synthetic::{synthetic, tiny_config};
-use falaj_server::{App, Facts, Key, Registry, Served, Settings, Site};
+use falaj_server::{App, Book, Facts, Governance, Key, Registry, Served, Settings, Site, SiteFacts};
 use falaj_text::{ChatFormat, ModelText, Tokenizer};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -58,15 +58,50 @@ impl Api {
         Self::with(Settings::default(), registry, Some(site))
     }
 
+    /// With a price of CPU time that is the same on every machine: 20 W over four threads, in Morocco.
+    pub fn measured(self) -> Self {
+        let nowhere = std::path::PathBuf::from("/nowhere");
+        let (powercap, proc) = (nowhere.clone(), nowhere);
+        let settings =
+            falaj_energy::Settings { cpu_watts: Some(20.0), threads: 4, meter_file: None, powercap, proc, gpus: false };
+        let site = Arc::new(falaj_energy::Site::new(settings));
+        let app = self.app.with_energy(site, falaj_energy::Carbon::of("MA", None));
+        Self { router: app.router(), app }
+    }
+
+    /// With people who sign in.
+    pub fn with_people(self, settings: falaj_server::SignInSettings) -> Self {
+        let app = self.app.with_sign_in(settings).expect("a good address");
+        Self { router: app.router(), app }
+    }
+
     /// With other models than the tiny one.
     pub fn over(registry: Registry) -> Self {
         Self::with(Settings::default(), registry, None)
     }
 
+    /// With a ledger in this folder, and its policies beside it.
+    pub async fn governed(folder: &std::path::Path) -> Self {
+        let registry = Registry::new();
+        registry.insert(served(engine(EngineOptions { threads: 1, ..EngineOptions::default() })));
+        let keys = vec![Key::from_secret("test", KEY)];
+        let facts = SiteFacts {
+            id: "a.example".into(),
+            country: "MA".into(),
+            operator_country: "FR".into(),
+            policies: Some(folder.join("policies")),
+            ..SiteFacts::default()
+        };
+        let book = Book::open(folder, &folder.join("site.key"), &facts.id).await.expect("a new ledger");
+        let governance = Governance::new(facts, keys.clone(), Some(book)).expect("sound policies");
+        let app = App::governed(Settings { keys, ..Settings::default() }, registry, governance);
+        Self { router: app.router(), app }
+    }
+
     fn with(settings: Settings, registry: Registry, site: Option<Site>) -> Self {
         let settings =
             Settings { keys: vec![Key::from_secret("other", "x"), Key::from_secret("test", KEY)], ..settings };
-        let app = App::new(settings, registry);
+        let app = App::new(settings, registry).expect("sound policies");
         let app = match site {
             Some(site) => app.with_site(site),
             None => app,

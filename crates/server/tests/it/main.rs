@@ -2,13 +2,18 @@
 
 mod adapters;
 mod anthropic;
+mod attached;
 mod chat;
 mod completions;
+mod energy;
 mod errors;
 mod fine_tuning;
 mod fixture;
+mod governance;
 mod limits;
 mod memory;
 mod models;
+mod people;
 mod sockets;
+mod tenants;
 mod tools;

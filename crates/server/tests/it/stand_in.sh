@@ -35,4 +35,4 @@ while [ "$step" -lt 4 ]; do
     if grep -q deaf "$dir/data-0.jsonl"; then exec sleep 1000; fi
 done
 name=$(sed -n 's/^  "name": "\(.*\)",$/\1/p' "$dir/job.json")
-echo "{\"event\":\"done\",\"model\":\"$name\",\"trained_tokens\":80}"
+echo "{\"event\":\"done\",\"model\":\"$name\",\"trained_tokens\":80,\"energy\":{\"joules\":7.2,\"grade\":\"E\",\"method\":\"cpu_time_assumed\",\"watts_per_thread\":4.0}}"

@@ -22,7 +22,7 @@ fn blobs(folder: &Folder) -> usize {
 }
 
 #[tokio::test]
-async fn equal_bytes_are_kept_once_and_go_with_the_last_file() {
+pub(crate) async fn equal_bytes_are_kept_once_and_go_with_the_last_file() {
     let folder = Folder::new();
     let store = folder.open().await;
     let one = add(&store, "a", "one.jsonl", b"water for everyone").await;
@@ -37,7 +37,7 @@ async fn equal_bytes_are_kept_once_and_go_with_the_last_file() {
 }
 
 #[tokio::test]
-async fn another_workspace_finds_nothing() {
+pub(crate) async fn another_workspace_finds_nothing() {
     let folder = Folder::new();
     let store = folder.open().await;
     let file = add(&store, "a", "one.jsonl", b"1").await;
@@ -50,7 +50,7 @@ async fn another_workspace_finds_nothing() {
 }
 
 #[tokio::test]
-async fn pages_and_filters() {
+pub(crate) async fn pages_and_filters() {
     let folder = Folder::new();
     let store = folder.open().await;
     let mut ids = Vec::new();
@@ -69,12 +69,14 @@ async fn pages_and_filters() {
     assert_eq!(store.files("a", &FileFilter::default(), &oldest).await.unwrap().rows[0].id, ids[0]);
     let search = FileFilter { search: Some("part-3".into()), ..FileFilter::default() };
     assert_eq!(store.files("a", &search, &Page::default()).await.unwrap().rows[0].id, ids[3]);
+    let any = FileFilter { search: Some(String::new()), ..FileFilter::default() };
+    assert_eq!(store.files("a", &any, &Page::default()).await.unwrap().total, 5);
     let none = FileFilter { purpose: Some("batch".into()), ..FileFilter::default() };
     assert_eq!(store.files("a", &none, &Page::default()).await.unwrap().total, 0);
 }
 
 #[tokio::test]
-async fn too_many_bytes_and_dropped_uploads_leave_nothing() {
+pub(crate) async fn too_many_bytes_and_dropped_uploads_leave_nothing() {
     let folder = Folder::new();
     let store = folder.open().await;
     let mut upload = store.blobs().begin(4).await.unwrap();
@@ -85,7 +87,7 @@ async fn too_many_bytes_and_dropped_uploads_leave_nothing() {
 }
 
 #[tokio::test]
-async fn expired_files_are_gone() {
+pub(crate) async fn expired_files_are_gone() {
     let folder = Folder::new();
     let store = folder.open().await;
     let mut upload = store.blobs().begin(10).await.unwrap();

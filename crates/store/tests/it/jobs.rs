@@ -13,7 +13,7 @@ fn new(model: &str) -> NewJob {
 const OLDEST: Page = Page { after: None, skip: 0, take: 100, newest_first: false };
 
 #[tokio::test]
-async fn a_job_lives_and_is_remembered() {
+pub(crate) async fn a_job_lives_and_is_remembered() {
     let folder = Folder::new();
     let store = folder.open().await;
     let job = store.add_job("a", &new("falaj-seed")).await.unwrap();
@@ -50,7 +50,7 @@ async fn a_job_lives_and_is_remembered() {
 }
 
 #[tokio::test]
-async fn only_one_of_two_moves_a_job() {
+pub(crate) async fn only_one_of_two_moves_a_job() {
     let folder = Folder::new();
     let store = folder.open().await;
     let job = store.add_job("a", &new("m")).await.unwrap();
@@ -67,7 +67,7 @@ async fn only_one_of_two_moves_a_job() {
 }
 
 #[tokio::test]
-async fn jobs_are_listed_by_filter() {
+pub(crate) async fn jobs_are_listed_by_filter() {
     let folder = Folder::new();
     let store = folder.open().await;
     for model in ["m", "n", "m"] {
@@ -82,7 +82,7 @@ async fn jobs_are_listed_by_filter() {
 }
 
 #[tokio::test]
-async fn models_of_jobs() {
+pub(crate) async fn models_of_jobs() {
     let folder = Folder::new();
     let store = folder.open().await;
     let made = store.add_model("a", "ft:m", "job", "m").await.unwrap();

@@ -1,7 +1,11 @@
-//! The store as `server` uses it: real SQLite, real files.
+//! The store as `server` uses it: real SQLite, real PostgreSQL, real files.
 
+mod control;
 mod files;
 mod jobs;
+mod postgres;
+mod usage;
+mod usage_crash;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -21,7 +25,10 @@ impl Folder {
     }
 
     pub(crate) async fn open(&self) -> Store {
-        Store::open(&self.0).await.unwrap()
+        match postgres::database_of(&self.0) {
+            Some(url) => Store::open_postgres(&self.0, &url).await.unwrap(),
+            None => Store::open(&self.0).await.unwrap(),
+        }
     }
 }
 

@@ -16,6 +16,7 @@ pub(super) struct Story<'a> {
     admitted: HashSet<[u8; 16]>,
     /// Sequence and previous hash that the next receipt must have; none after an entry that could not be read.
     next: Option<(u64, Hash)>,
+    latest_ms: u64,
     /// Were all entries so far readable? If not, what is missed may have stood in one of the others.
     whole: bool,
 }
@@ -23,7 +24,7 @@ pub(super) struct Story<'a> {
 impl<'a> Story<'a> {
     pub(super) fn new(site: &'a VerifierKey) -> Self {
         let next = Some((0, Hash([0; 32])));
-        Self { site, sessions: HashMap::new(), admitted: HashSet::new(), next, whole: true }
+        Self { site, sessions: HashMap::new(), admitted: HashSet::new(), next, latest_ms: 0, whole: true }
     }
 
     /// An entry is missing here: what builds on it cannot be judged.
@@ -50,19 +51,27 @@ impl<'a> Story<'a> {
                 report.sessions += 1;
             }
             Entry::Admission(admission) => {
+                self.pass(admission.time_ms, report);
                 self.admitted.insert(admission.request_id);
                 report.admissions += 1;
             }
             Entry::Receipt(bytes) => {
                 report.receipts += 1;
-                return self.receipt(&bytes);
+                return self.receipt(&bytes, report);
             }
             Entry::Tombstone(_) => report.tombstones += 1,
+            Entry::Denial(_) => report.denials += 1,
+            Entry::DenialCount(count) => report.denials_counted = report.denials_counted.saturating_add(count.denials),
         }
         Ok(())
     }
 
-    fn receipt(&mut self, bytes: &[u8]) -> Result<(), String> {
+    fn pass(&mut self, time_ms: u64, report: &mut Report) {
+        report.times_back_ms = report.times_back_ms.max(self.latest_ms.saturating_sub(time_ms));
+        self.latest_ms = self.latest_ms.max(time_ms);
+    }
+
+    fn receipt(&mut self, bytes: &[u8], report: &mut Report) -> Result<(), String> {
         let expected = self.next.take();
         let id = Receipt::key_id(bytes).map_err(|error| error.to_string())?;
         let Some(session) = self.sessions.get(&id) else {
@@ -70,6 +79,7 @@ impl<'a> Story<'a> {
         };
         let receipt = Receipt::verified(bytes, session).map_err(|error| error.to_string())?;
         self.next = Some((receipt.sequence + 1, receipt_hash(bytes)));
+        self.pass(receipt.claims.time_ms, report);
         if let Some((sequence, previous)) = expected
             && (receipt.sequence, receipt.previous) != (sequence, previous)
         {

@@ -1,13 +1,14 @@
 //! What `echo` gives back of a prompt: its text, and with `logprobs` how likely the model finds each of its tokens. Programs
 //! that measure models read choices and perplexities off it.
 
-use falaj_engine::ScoreRequest;
+use falaj_engine::{CpuTime, ScoreRequest};
 use falaj_protocol::completions::{CompletionRequest, LegacyLogprobs, Prompt};
 use falaj_text::Tokenizer;
 use futures_util::{StreamExt, TryStreamExt};
 
 use super::{characters_begun, text};
 use crate::app::App;
+use crate::auth::Caller;
 use crate::body::Parsed;
 use crate::error::ApiError;
 use crate::generate::Job;
@@ -19,8 +20,12 @@ pub(super) struct Echo {
 }
 
 /// The text of each prompt.
-pub(super) async fn texts(app: &App, request: &Parsed<CompletionRequest>) -> Result<Vec<Echo>, ApiError> {
-    let served = app.registry.find(&request.model, app.deadline(request.arrived)).await?;
+pub(super) async fn texts(
+    app: &App,
+    caller: &Caller,
+    request: &Parsed<CompletionRequest>,
+) -> Result<Vec<Echo>, ApiError> {
+    let (served, _) = app.enter(caller, &request.model, request).await?;
     let text = |prompt: &Prompt| match prompt {
         Prompt::Text(text) => text.clone(),
         Prompt::Tokens(tokens) => served.text.tokenizer.decode(tokens),
@@ -29,7 +34,7 @@ pub(super) async fn texts(app: &App, request: &Parsed<CompletionRequest>) -> Res
 }
 
 /// Adds the log-probabilities of the prompts' tokens.
-pub(super) async fn score(app: &App, job: &Job, echoes: &mut [Echo]) -> Result<(), ApiError> {
+pub(super) async fn score(app: &App, job: &mut Job, echoes: &mut [Echo]) -> Result<(), ApiError> {
     let top = job.logprobs.unwrap_or(0);
     let tokens: usize = job.prompts.iter().map(Vec::len).sum();
     let values = tokens.saturating_mul(1 + usize::from(top)).saturating_mul(job.n as usize);
@@ -41,21 +46,26 @@ pub(super) async fn score(app: &App, job: &Job, echoes: &mut [Echo]) -> Result<(
     }
     // A few at a time: one request with two thousand prompts must not fill the queue by itself.
     let each: Vec<_> =
-        job.prompts.iter().zip(&*echoes).map(|(tokens, echo)| one(job, tokens, &echo.text, top)).collect();
+        job.prompts.iter().zip(&*echoes).map(|(tokens, echo)| one(&*job, tokens, &echo.text, top)).collect();
     let scored = futures_util::stream::iter(each).buffered(AT_ONCE).try_collect::<Vec<_>>();
     let timeout_ms = app.settings.request_timeout_ms;
     let scored = tokio::time::timeout_at(app.deadline(job.arrived), scored).await;
     let scored = scored.unwrap_or(Err(ApiError::TookTooLong { timeout_ms }))?;
-    for (echo, list) in echoes.iter_mut().zip(scored) {
+    let mut spent_ns = 0;
+    for (echo, (list, cpu)) in echoes.iter_mut().zip(scored) {
         echo.logprobs = Some(list);
+        spent_ns += cpu.ns();
     }
+    job.spent_ns += spent_ns;
     Ok(())
 }
 
-async fn one(job: &Job, tokens: &[u32], echoed: &str, top: u8) -> Result<LegacyLogprobs, ApiError> {
-    let (cache_salt, adapter) = (job.cache_salt, job.served.adapter.clone());
-    let request = ScoreRequest { tokens: tokens.to_vec(), first: 1, top, cache_salt, adapter };
+async fn one(job: &Job, tokens: &[u32], echoed: &str, top: u8) -> Result<(LegacyLogprobs, CpuTime), ApiError> {
+    let (caller, adapter) = (&job.passage.caller, job.served.adapter.clone());
+    let (tenant, cache_salt) = (caller.tenant, caller.cache_salt);
+    let request = ScoreRequest { tokens: tokens.to_vec(), first: 1, top, tenant, cache_salt, adapter };
     let pending = job.served.engine.score(request)?;
+    let cpu = pending.cpu_time();
     let reply = pending.await.map_err(|_| ApiError::Stopping)?;
     let scores = reply.map_err(|reason| ApiError::Engine { reason })?;
     let tokenizer = &job.served.text.tokenizer;
@@ -74,7 +84,7 @@ async fn one(job: &Job, tokens: &[u32], echoed: &str, top: u8) -> Result<LegacyL
         before -= hidden;
         at += begun - hidden;
     }
-    Ok(list)
+    Ok((list, cpu))
 }
 
 /// Characters of the tokens that stand before the text: none, or a space that encoding put there.

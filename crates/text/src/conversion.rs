@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use falaj_artifact::gguf::{Gguf, Value};
 
 use crate::model_text::Folder;
-use crate::{ChatFormat, Conversation, Message, ModelText, Special, TextError};
+use crate::tokenizer::TokenKind;
+use crate::{ChatFormat, Conversation, Message, ModelText, Special, TextError, Tokenizer};
+use to_gguf::Written;
 
 /// The tokenizer and the chat template in `files` of a model's folder, names and contents, as llama.cpp names them in a GGUF, filled up
 /// to the `vocab_size` rows of its embedding.
@@ -19,12 +21,16 @@ use crate::{ChatFormat, Conversation, Message, ModelText, Special, TextError};
 pub fn gguf_metadata(files: &[(&'static str, Vec<u8>)], vocab_size: usize) -> Result<Vec<(String, Value)>, TextError> {
     let folder = Folder::Memory(files);
     let original = ModelText::from_folder(&folder)?;
-    let (metadata, template) = to_gguf::metadata(&folder, &original, vocab_size)?;
+    let Written { metadata, template, looks_otherwise } = to_gguf::written(&folder, &original, vocab_size)?;
     let written: BTreeMap<String, Value> = metadata.iter().cloned().collect();
     let gguf = Gguf { version: 3, metadata: written, tensors: BTreeMap::new(), data_offset: 0 };
     // Mistral's own formats are no templates: a GGUF carries the template beside them.
     let chat = template.map(|template| ChatFormat::jinja(&template, &original.tokenizer)).transpose()?;
-    same(&ModelText { chat, ..original }, &ModelText::from_gguf(&gguf)?, "a GGUF")?;
+    let (original, written) = (ModelText { chat, ..original }, ModelText::from_gguf(&gguf)?);
+    same(&original, &written, "a GGUF")?;
+    if looks_otherwise {
+        same_words(&original.tokenizer, &written.tokenizer)?;
+    }
     Ok(metadata)
 }
 
@@ -71,6 +77,21 @@ fn same(original: &ModelText, written: &ModelText, form: &'static str) -> Result
         let tokens = |chat: &ChatFormat| chat.render(&conversation).map(|prompt| prompt.tokens).ok();
         if tokens(a) != tokens(b) {
             return differ("another prompt");
+        }
+    }
+    Ok(())
+}
+
+/// Whether each word of the vocabulary, as a text, gives the same: where merges lead to all of them, it changes nothing whether they are
+/// looked up first.
+fn same_words(a: &Tokenizer, b: &Tokenizer) -> Result<(), TextError> {
+    for token in (0..a.vocab_size() as u32).filter(|token| a.token_kind(*token) == TokenKind::Normal) {
+        let Ok(word) = std::str::from_utf8(a.token_bytes(token)) else { continue };
+        if a.encode(word, Special::Plain) != b.encode(word, Special::Plain) {
+            let reason = format!(
+                "llama.cpp would cut `{word}` otherwise: it heeds the file's `ignore_merges` only as the pattern has it"
+            );
+            return Err(fail("a GGUF", reason));
         }
     }
     Ok(())

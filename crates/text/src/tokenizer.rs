@@ -18,7 +18,7 @@ use falaj_artifact::gguf::Gguf;
 
 pub(crate) use cut::{Crossed, Cut};
 pub use learn::learn_vocabulary;
-pub(crate) use pretokenize::{GPT2, PRETOKENIZERS};
+pub(crate) use pretokenize::{GPT2, PRETOKENIZERS, takes_whole};
 pub(crate) use sentencepiece::{Piece, SPACE, kind as piece_kind, pieces as sentencepiece_pieces};
 pub(crate) use tekken::TekkenFacts;
 pub use vocabulary::TokenKind;

@@ -6,17 +6,20 @@ use serde_json::Value;
 
 use super::fail;
 use crate::model_text::{Folder, read_json, read_sentencepiece, template_of};
-use crate::tokenizer::{GPT2, PRETOKENIZERS, Piece, piece_kind, sentencepiece_pieces};
+use crate::tokenizer::{GPT2, PRETOKENIZERS, Piece, piece_kind, sentencepiece_pieces, takes_whole};
 use crate::{ModelText, TextError};
 
 type Metadata = Vec<(String, Meta)>;
 
-/// The metadata, and the template among it.
-pub(super) fn metadata(
-    folder: &Folder,
-    text: &ModelText,
-    vocab_size: usize,
-) -> Result<(Metadata, Option<String>), TextError> {
+pub(super) struct Written {
+    pub metadata: Metadata,
+    /// The chat template among it.
+    pub template: Option<String>,
+    /// Whether only one of the two looks whole pieces up before it merges.
+    pub looks_otherwise: bool,
+}
+
+pub(super) fn written(folder: &Folder, text: &ModelText, vocab_size: usize) -> Result<Written, TextError> {
     let mut words = match read_json(folder, "tokenizer.json")? {
         Some(json) => of_json(&json)?,
         None if folder.has("tekken.json") => {
@@ -72,7 +75,8 @@ pub(super) fn metadata(
     if let Some(template) = &template {
         set("chat_template", template.as_str().into());
     }
-    Ok((list, template))
+    let looks_otherwise = words.pre.is_some_and(|pre| takes_whole(pre) != words.whole_first);
+    Ok(Written { metadata: list, template, looks_otherwise })
 }
 
 /// A vocabulary as a GGUF lists it.
@@ -82,6 +86,8 @@ struct Words {
     pre: Option<&'static str>,
     pieces: Vec<Piece>,
     merges: StringArray,
+    /// A whole piece that is in the vocabulary is taken as one (`ignore_merges`).
+    whole_first: bool,
     space_prefix: bool,
     unknown: Option<u32>,
 }
@@ -149,6 +155,7 @@ fn of_json(json: &Value) -> Result<Words, TextError> {
         pre,
         pieces,
         merges,
+        whole_first: model.get("ignore_merges").and_then(Value::as_bool) == Some(true),
         space_prefix: bytes && prefixes(json),
         unknown: unknown.and_then(|token| u32::try_from(token).ok()),
     })
@@ -234,6 +241,7 @@ fn of_sentencepiece(bytes: &[u8]) -> Result<Words, TextError> {
         pre: None,
         pieces,
         merges: StringArray::default(),
+        whole_first: false,
         space_prefix: settings.dummy_prefix,
         unknown: settings.unknown,
     })

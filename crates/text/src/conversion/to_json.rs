@@ -9,7 +9,7 @@ use falaj_artifact::gguf::Gguf;
 use serde_json::{Map, Value, json};
 
 use super::fail;
-use crate::tokenizer::{PRETOKENIZERS, SPACE, piece_kind};
+use crate::tokenizer::{PRETOKENIZERS, SPACE, piece_kind, takes_whole};
 use crate::{ModelText, TextError};
 
 pub(super) fn files(gguf: &Gguf, text: &ModelText) -> Result<Vec<(&'static str, Vec<u8>)>, TextError> {
@@ -91,7 +91,7 @@ fn tokenizer_json(gguf: &Gguf, text: &ModelText) -> Result<Value, TextError> {
         "end_of_word_suffix": null,
         "fuse_unk": scored,
         "byte_fallback": scored,
-        "ignore_merges": !scored && matches!(pre, "llama-bpe" | "llama3" | "llama-v3" | "tekken" | "pixtral"),
+        "ignore_merges": !scored && takes_whole(pre),
         "vocab": vocab,
         "merges": if scored { merges_by_score(gguf, &words, kind)? } else { merges(gguf)? },
     });

@@ -7,7 +7,7 @@ use falaj_artifact::ArtifactError;
 use falaj_artifact::gguf::{FromValue, Gguf};
 
 use super::bpe::{ByteLevelBpe, Ranks, byte_of_char};
-use super::pretokenize::Pretokenizer;
+use super::pretokenize::{Pretokenizer, takes_whole};
 use super::sentencepiece::{self, Parts, Piece};
 use super::vocabulary::{TokenKind, Vocabulary};
 use super::{Encoder, MAX_VOCABULARY, Tokenizer, huggingface};
@@ -102,7 +102,7 @@ fn load_gpt2(gguf: &Gguf) -> Result<Tokenizer, TextError> {
         ranks: Ranks::Pairs(pairs),
         byte_tokens,
         added,
-        whole_first: matches!(pre, "llama-bpe" | "llama3" | "llama-v3" | "tekken" | "pixtral"),
+        whole_first: takes_whole(pre),
         by_bytes,
         unknown: None,
     };
@@ -112,7 +112,7 @@ fn load_gpt2(gguf: &Gguf) -> Result<Tokenizer, TextError> {
         encoder: Encoder::ByteLevel(Box::new(encoder)),
         bos: None,
         eos: Vec::new(),
-        add_bos: matches!(pre, "llama-bpe" | "llama3" | "llama-v3" | "tekken" | "pixtral"),
+        add_bos: takes_whole(pre),
         drops_first_space: false,
     };
     tokenizer.add_usual_ends();

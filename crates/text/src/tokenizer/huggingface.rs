@@ -200,9 +200,21 @@ fn mentions(part: Option<&Value>, kind: &str) -> bool {
     }
 }
 
+/// Whether decoding takes a space from the beginning.
 fn strips_first_space(json: &Value) -> bool {
-    let decoder = json.get("decoder");
-    mentions(decoder, "Strip") || mentions(decoder, "Metaspace")
+    let Some(decoder) = json.get("decoder") else { return false };
+    let steps = decoder.get("decoders").and_then(Value::as_array).map_or(std::slice::from_ref(decoder), Vec::as_slice);
+    steps.iter().any(|step| match step.get("type").and_then(Value::as_str) {
+        Some("Strip") => {
+            step.get("start").and_then(Value::as_u64) != Some(0) && step.get("content").is_none_or(|what| what == " ")
+        }
+        // Older files say it in the one way, newer ones in the other.
+        Some("Metaspace") => match step.get("prepend_scheme").and_then(Value::as_str) {
+            Some(scheme) => scheme != "never",
+            None => step.get("add_prefix_space").and_then(Value::as_bool) != Some(false),
+        },
+        _ => false,
+    })
 }
 
 /// Normalizers that replace text may grow it; a chain of them is an exponential that a small file could hide.

@@ -66,6 +66,11 @@ fn split_with(patterns: &[Regex], text: &str, piece: &mut dyn FnMut(&str)) {
     split_with(rest, text.get(from..).unwrap_or(""), piece);
 }
 
+/// Whether llama.cpp, cutting in this way, looks a whole piece up before it merges: Hugging Face's `ignore_merges`.
+pub(crate) fn takes_whole(name: &str) -> bool {
+    matches!(name, "llama-bpe" | "llama3" | "llama-v3" | "tekken" | "pixtral")
+}
+
 /// What GGUF calls the ways to cut, the usual name first, and their patterns.
 pub(crate) const PRETOKENIZERS: &[(&[&str], &[&str])] = &[
     (&["llama-bpe", "llama3", "llama-v3", "smaug-bpe", "dbrx"], &[LLAMA3]),

@@ -86,6 +86,28 @@ fn sentencepiece_files_become_scores() {
 }
 
 #[test]
+fn words_that_only_ignored_merges_reach_are_refused() {
+    let file = |left_out: Option<usize>| -> Files {
+        let mut file = golden("bytelevel.json");
+        file["model"]["ignore_merges"] = true.into();
+        if let Some(number) = left_out {
+            file["model"]["merges"].as_array_mut().unwrap().remove(number);
+        }
+        vec![("tokenizer.json", serde_json::to_vec(&file).unwrap()), ("tokenizer_config.json", config())]
+    };
+    // Merges lead to every word: no text depends on whether they are looked up first.
+    let whole = file(None);
+    assert_same(&text("ignored", &whole), &ModelText::from_gguf(&gguf(&whole, 600)).unwrap());
+    // Without one merge a word is only found whole, if at all; where no usual text has it, it tells itself.
+    let merges = golden("bytelevel.json")["model"]["merges"].as_array().unwrap().len();
+    let refused: Vec<String> = (merges - 20..merges)
+        .filter_map(|number| gguf_metadata(&file(Some(number)), 600).err())
+        .map(|error| error.to_string())
+        .collect();
+    assert!(refused.iter().any(|told| told.contains("`ignore_merges`")), "{refused:#?}");
+}
+
+#[test]
 fn what_the_other_format_cannot_say_is_refused() {
     let refused = |files: Files, size| gguf_metadata(&files, size).unwrap_err().to_string();
     let changed = |change: fn(&mut Value)| {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use falaj_text::{ChatFormat, Detokenizer, InstructVersion, Special, Tokenizer};
 use serde_json::Value;
 
-use crate::support::{conversation, gguf_gpt2, gguf_llama, golden_dir, ids, json, read, tekken_file};
+use crate::support::{conversation, gguf_gpt2, gguf_llama, golden_dir, ids, json, read, tekken_file, variant};
 
 #[test]
 fn cut_vocabularies() {
@@ -85,6 +85,20 @@ fn tokenizer_json() {
         check_texts(&tokenizer, Special::Parse, &facts["parsed"], file);
         for (tokens, expected) in facts["parsed"].as_array().unwrap().iter().zip(facts["decoded"].as_array().unwrap()) {
             check_decoding(&tokenizer, &ids(tokens), expected.as_str().unwrap());
+        }
+    }
+}
+
+/// Other forms of the same files: `ignore_merges`, and spaces as Mistral, Gemma and T5 write and read them.
+#[test]
+fn variants_of_tokenizer_json() {
+    for (name, facts) in json("variants.json").as_object().unwrap() {
+        let tokenizer = Arc::new(Tokenizer::from_tokenizer_json(&variant(facts)).unwrap());
+        check_texts(&tokenizer, Special::Plain, &facts["texts"], name);
+        let texts = json("texts.json");
+        for (number, tokens) in facts["texts"].as_array().unwrap().iter().enumerate() {
+            let expected = facts["decoded"][number].as_str().or(texts[number].as_str()).unwrap();
+            check_decoding(&tokenizer, &ids(tokens), expected);
         }
     }
 }

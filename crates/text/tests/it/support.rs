@@ -49,6 +49,18 @@ pub fn tekken_file(base: Vec<u8>, version: &str, facts: &Value) -> Vec<u8> {
     serde_json::to_vec(&file).unwrap()
 }
 
+/// The `tokenizer.json` that an entry of `variants.json` describes.
+pub fn variant(facts: &Value) -> Vec<u8> {
+    let mut file = json(facts["base"].as_str().unwrap());
+    for (pointer, value) in facts["changes"].as_object().unwrap() {
+        *file.pointer_mut(pointer).unwrap() = value.clone();
+    }
+    let step = facts["merges_step"].as_u64().unwrap() as usize;
+    let merges: Vec<Value> = file["model"]["merges"].as_array().unwrap().iter().step_by(step).cloned().collect();
+    file["model"]["merges"] = merges.into();
+    serde_json::to_vec(&file).unwrap()
+}
+
 /// The byte-level vocabulary as llama.cpp's converter writes it.
 pub fn gguf_gpt2(pre: &str) -> Gguf {
     let file = json("bytelevel.json");

@@ -75,7 +75,9 @@ def rotate(x, cos, sin):  # (T, heads, E); cos, sin: (T, 1, E/2)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
 
 
-def loss_of(p, tokens, targets, weights, starts, positions):
+def loss_of(p, tokens, targets, weights, starts, positions, network=None):
+    """`network(x, h, w)`: what a block's second half makes of the residual stream, of its norm, and of the block's weights by name."""
+    network = network or (lambda x, h, w: x + F.linear(F.silu(F.linear(h, w("mlp.gate_proj"))) * F.linear(h, w("mlp.up_proj")), w("mlp.down_proj")))
     t, dtype = len(tokens), p["model.norm.weight"].dtype
     x = p["model.embed_tokens.weight"][torch.tensor(tokens)]
     angle = torch.tensor(positions, dtype=dtype)[:, None] * THETA ** (-torch.arange(0, E, 2, dtype=dtype) / E)
@@ -92,8 +94,7 @@ def loss_of(p, tokens, targets, weights, starts, positions):
         scores = torch.einsum("the,she->hts", q, k) / E**0.5
         y = torch.einsum("hts,she->the", scores.masked_fill(~seen, -torch.inf).softmax(-1), v)
         x = x + F.linear(y.reshape(t, H * E), w("self_attn.o_proj"))
-        h = norm(x, f"model.layers.{layer}.post_attention_layernorm.weight")
-        x = x + F.linear(F.silu(F.linear(h, w("mlp.gate_proj"))) * F.linear(h, w("mlp.up_proj")), w("mlp.down_proj"))
+        x = network(x, norm(x, f"model.layers.{layer}.post_attention_layernorm.weight"), w)
     logits = F.linear(norm(x, "model.norm.weight"), p["model.embed_tokens.weight"])
     counts = torch.tensor(weights, dtype=dtype)
     return (F.cross_entropy(logits, torch.tensor(targets), reduction="none") * counts).sum() / counts.sum()
@@ -135,6 +136,24 @@ def nine(value):
     return float(f"{np.float32(value):.9g}")
 
 
+def sampled(gradients):
+    """Of each gradient its norm and a few values."""
+    found = []
+    for name, g in gradients.items():
+        at = [int(i) for i in hashes(name + ".samples", SAMPLES) % np.uint64(g.numel())]
+        found.append({"name": name, "norm": nine(g.norm()), "samples": [[i, nine(g.flatten()[i])] for i in at]})
+    return found
+
+
+def write(name, data, before, after):
+    """The file `name` beside this one: PyTorch's version, `before`, the batch, `after`."""
+    batch = dict(zip(["tokens", "targets", "weights", "starts", "positions"], data))
+    golden = {"torch": torch.__version__.split("+")[0], **before, **batch, **after}
+    text = "{\n" + ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in golden.items()) + "\n}\n"
+    (HERE / name).write_text(text)
+    return len(text)
+
+
 def main():
     torch.manual_seed(0)
     torch.use_deterministic_algorithms(True)
@@ -147,21 +166,10 @@ def main():
     single = gradients[torch.float32]
     off = max(((g - single[n]).norm() / g.norm()).item() for n, g in gradients[torch.float64].items())
     assert off < 1e-5, off
-    found = []
-    for name, g in single.items():
-        at = [int(i) for i in hashes(name + ".samples", SAMPLES) % np.uint64(g.numel())]
-        found.append({"name": name, "norm": nine(g.norm()), "samples": [[i, nine(g.flatten()[i])] for i in at]})
-    golden = {
-        "torch": torch.__version__.split("+")[0],
-        "tokens": data[0], "targets": data[1], "weights": data[2], "starts": data[3], "positions": data[4],
-        "float64_gradient_distance": float(f"{off:.3g}"),
-        "gradients": found,
-        "adamw": [nine(loss) for loss in run("adamw", torch.float32, data)],
-        "muon": [nine(loss) for loss in run("muon", torch.float32, data)],
-    }
-    text = "{\n" + ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in golden.items()) + "\n}\n"
-    (HERE / "steps.json").write_text(text)
-    print(f"{len(text)} bytes; adamw {golden['adamw'][0]} to {golden['adamw'][-1]}, muon to {golden['muon'][-1]}")
+    adamw, muon = ([nine(loss) for loss in run(rule, torch.float32, data)] for rule in ("adamw", "muon"))
+    figures = {"float64_gradient_distance": float(f"{off:.3g}"), "gradients": sampled(single), "adamw": adamw, "muon": muon}
+    size = write("steps.json", data, {}, figures)
+    print(f"{size} bytes; adamw {adamw[0]} to {adamw[-1]}, muon to {muon[-1]}")
 
 
 if __name__ == "__main__":

@@ -5,12 +5,10 @@ choice lies on the edge.
     python make_mixture.py
 """
 
-import json
-
 import torch
 import torch.nn.functional as F
 
-from make_golden import D, E, EPS, FF, H, HERE, K, L, SAMPLES, THETA, batch, hashes, nine, rotate, shapes, weight
+from make_golden import D, FF, batch, loss_of, nine, sampled, shapes, weight, write
 
 X, U, BALANCE = 4, 2, 0.05
 
@@ -28,39 +26,25 @@ def sparse_shapes():
             yield name, shape
 
 
-def losses(p, tokens, targets, weights, starts, positions):
-    t, dtype, edge, balance = len(tokens), p["model.norm.weight"].dtype, [], 0
-    x = p["model.embed_tokens.weight"][torch.tensor(tokens)]
-    angle = torch.tensor(positions, dtype=dtype)[:, None] * THETA ** (-torch.arange(0, E, 2, dtype=dtype) / E)
-    cos, sin = angle.cos()[:, None], angle.sin()[:, None]
-    at, start = torch.arange(t), torch.tensor(starts)
-    seen = (at[None] <= at[:, None]) & (at[None] >= start[:, None])
-    norm = lambda x, name: F.rms_norm(x, (D,), p[name], EPS)
-    for layer in range(L):
-        w = lambda name: p[f"model.layers.{layer}.{name}.weight"]
-        h = norm(x, f"model.layers.{layer}.input_layernorm.weight")
-        q = rotate(F.linear(h, w("self_attn.q_proj")).view(t, H, E), cos, sin)
-        k = rotate(F.linear(h, w("self_attn.k_proj")).view(t, K, E), cos, sin).repeat_interleave(H // K, 1)
-        v = F.linear(h, w("self_attn.v_proj")).view(t, K, E).repeat_interleave(H // K, 1)
-        scores = torch.einsum("the,she->hts", q, k) / E**0.5
-        y = torch.einsum("hts,she->the", scores.masked_fill(~seen, -torch.inf).softmax(-1), v)
-        x = x + F.linear(y.reshape(t, H * E), w("self_attn.o_proj"))
-        h = norm(x, f"model.layers.{layer}.post_attention_layernorm.weight")
+def losses(p, data):
+    """The loss, the balance of the experts, and how far the closest choice lies from another."""
+    edge, balance = [], []
+
+    def network(x, h, w):
         routes = F.linear(h, w("block_sparse_moe.gate"))
         best, chosen = routes.topk(U)
         sorted_routes = routes.sort(descending=True).values
         edge.append((sorted_routes[:, U - 1] - sorted_routes[:, U]).min().item())
-        share = torch.zeros(t, X, dtype=dtype).scatter(1, chosen, best.softmax(-1))
+        share = torch.zeros_like(routes).scatter(1, chosen, best.softmax(-1))
         for expert in range(X):
             e = f"block_sparse_moe.experts.{expert}."
             made = F.linear(F.silu(F.linear(h, w(e + "w1"))) * F.linear(h, w(e + "w3")), w(e + "w2"))
             x = x + share[:, expert, None] * made
-        used = torch.bincount(chosen.flatten(), minlength=X).to(dtype) / (t * U)
-        balance = balance + X * (used * routes.softmax(-1).mean(0)).sum()
-    logits = F.linear(norm(x, "model.norm.weight"), p["model.embed_tokens.weight"])
-    counts = torch.tensor(weights, dtype=dtype)
-    loss = (F.cross_entropy(logits, torch.tensor(targets), reduction="none") * counts).sum() / counts.sum()
-    return loss, balance, min(edge)
+        used = torch.bincount(chosen.flatten(), minlength=X).to(routes.dtype) / chosen.numel()
+        balance.append(X * (used * routes.softmax(-1).mean(0)).sum())
+        return x
+
+    return loss_of(p, *data, network=network), sum(balance), min(edge)
 
 
 def parameters(dtype):
@@ -72,24 +56,15 @@ def main():
     torch.use_deterministic_algorithms(True)
     data = batch()
     p = parameters(torch.float32)
-    loss, balance, edge = losses(p, *data)
+    loss, balance, edge = losses(p, data)
     assert edge > 0.02, edge
     (loss + BALANCE * balance).backward()
-    found = []
-    for name, w in p.items():
-        g = torch.zeros_like(w) if w.grad is None else w.grad.double()
-        at = [int(i) for i in hashes(name + ".samples", SAMPLES) % g.numel()]
-        found.append({"name": name, "norm": nine(g.norm()), "samples": [[i, nine(g.flatten()[i])] for i in at]})
-    golden = {
-        "torch": torch.__version__.split("+")[0],
-        "count": X, "used": U, "balance": BALANCE, "edge": nine(edge),
-        "tokens": data[0], "targets": data[1], "weights": data[2], "starts": data[3], "positions": data[4],
-        "loss": nine(loss.item()), "imbalance": nine(balance.item()),
-        "gradients": found,
-    }
-    text = "{\n" + ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in golden.items()) + "\n}\n"
-    (HERE / "mixture.json").write_text(text)
-    print(f"{len(text)} bytes; loss {golden['loss']}, imbalance {golden['imbalance']}, closest choice {edge:.3f}")
+    # An expert that nobody chose has none.
+    gradients = {name: torch.zeros_like(w) if w.grad is None else w.grad.double() for name, w in p.items()}
+    loss, balance = nine(loss.item()), nine(balance.item())
+    settings = {"count": X, "used": U, "balance": BALANCE, "edge": nine(edge)}
+    size = write("mixture.json", data, settings, {"loss": loss, "imbalance": balance, "gradients": sampled(gradients)})
+    print(f"{size} bytes; loss {loss}, imbalance {balance}, closest choice {edge:.3f}")
 
 
 if __name__ == "__main__":

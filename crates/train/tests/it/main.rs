@@ -9,6 +9,7 @@ mod jobs;
 mod learning;
 mod lora;
 mod mixture;
+mod pytorch;
 mod recipes;
 mod reference;
 mod seeds;

@@ -2,10 +2,11 @@
 //! as they are served.
 
 use falaj_kernels::Format;
-use falaj_model::{Config, Experts, Naming, Slot};
+use falaj_model::{Config, Experts, Slot};
 use falaj_train::{Arena, MicroBatch, Settings, Start, Trainer};
 use serde::Deserialize;
 
+use crate::pytorch::{Batch, Bounds, Gradients, weights};
 use crate::reference::Reference;
 use crate::serving::{logits, served};
 use crate::small::{arena, batch, config, settings};
@@ -128,20 +129,10 @@ struct Golden {
     count: usize,
     used: usize,
     balance: f32,
-    tokens: Vec<u32>,
-    targets: Vec<u32>,
-    weights: Vec<f32>,
-    starts: Vec<u32>,
-    positions: Vec<u32>,
+    #[serde(flatten)]
+    batch: Batch,
     loss: f64,
-    gradients: Vec<Gradient>,
-}
-
-#[derive(Deserialize)]
-struct Gradient {
-    name: String,
-    norm: f64,
-    samples: Vec<(usize, f64)>,
+    gradients: Gradients,
 }
 
 /// `tests/golden/mixture.json`, made by PyTorch's autograd in f32.
@@ -150,31 +141,9 @@ fn gradients_are_pytorchs() {
     let golden: Golden = serde_json::from_str(include_str!("../golden/mixture.json")).unwrap();
     let experts = Some(Experts { count: golden.count, used: golden.used });
     let config = Config { tied_head: true, experts, ..falaj_model::synthetic::tiny_config(96, 64) };
-    let checkpoint = falaj_model::synthetic::Checkpoint::new(config.clone(), 0).unwrap();
-    let mut arena = Arena::zeros(&config).unwrap();
-    for slot in Slot::all(&config) {
-        let scale = if matches!(slot, Slot::Router { .. }) { 8.0 } else { 1.0 };
-        let values = checkpoint.values(slot);
-        arena.get_mut(slot).iter_mut().zip(values).for_each(|(to, value)| *to = value * scale);
-    }
-    let Golden { tokens, targets, weights, starts, positions, .. } = golden;
-    let batch = [MicroBatch { tokens, targets, weights, starts, positions }];
-    let settings = Settings { max_tokens: 32, ..settings(32) };
-    let mut trainer = Trainer::new(Start::Full(arena), settings).unwrap().with_balance(golden.balance);
-    let (loss, gradients) = trainer.gradients_of(&batch).unwrap();
+    let trainer = Trainer::new(Start::Full(weights(&config, 8.0)), Settings { max_tokens: 32, ..settings(32) });
+    let mut trainer = trainer.unwrap().with_balance(golden.balance);
+    let (loss, gradients) = trainer.gradients_of(&[golden.batch.micro()]).unwrap();
     assert!((loss - golden.loss).abs() < 3e-3 * golden.loss, "{loss} {}", golden.loss);
-    let mut at = 0;
-    for slot in Slot::all(&config) {
-        let len: usize = slot.shape(&config).iter().product();
-        let values = &gradients[at..at + len];
-        at += len;
-        let expected = golden.gradients.iter().find(|g| g.name == Naming::HuggingFace.name(slot)).unwrap();
-        let norm = values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
-        assert!((norm - expected.norm).abs() <= 0.04 * expected.norm, "{slot:?}: {norm} {}", expected.norm);
-        let typical = expected.norm / (len as f64).sqrt();
-        for (i, sample) in &expected.samples {
-            let off = (f64::from(values[*i]) - sample).abs();
-            assert!(off <= 0.05 * sample.abs() + 0.2 * typical, "{slot:?} {i}: {} {sample}", values[*i]);
-        }
-    }
+    golden.gradients.check(&config, gradients, Bounds { norm: 0.04, value: 0.05, typical: 0.2 });
 }

@@ -1,8 +1,10 @@
 //! `falaj eval` with the built-in model: the table, the report, going on, comparing, and what is refused.
 
 use crate::site::Site;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::Command;
 
 const EXAMPLE: &str = include_str!("../../../../docs/evaluation-example.jsonl");
 
@@ -58,6 +60,57 @@ fn the_example_is_measured_beside_its_baseline() {
     let whole: Value = serde_json::from_slice(&fs::read(site.path("r.json")).unwrap()).unwrap();
     assert_eq!(whole["results"], report["results"]);
 }
+
+#[test]
+fn what_is_interrupted_says_so_keeps_what_is_done_and_goes_on_to_the_same_numbers() {
+    let site = Site::new("eval-interrupted");
+    let row = |number: usize| {
+        let messages = [json!({"role": "user", "content": format!("Repeat: word {number} of many")})];
+        json!({"task": "exact_match", "messages": messages, "answers": [format!("word {number} of many")]}).to_string()
+    };
+    fs::write(site.path("short.jsonl"), row(0)).unwrap();
+    fs::write(site.path("long.jsonl"), (0..LONG).map(|number| row(number) + "\n").collect::<String>()).unwrap();
+    let args = |report| ["eval", "falaj-seed", "short.jsonl", "long.jsonl", "--max-tokens", "32", "--report", report];
+    let report = |name: &str| -> Value { serde_json::from_slice(&fs::read(site.path(name)).unwrap()).unwrap() };
+    let rows = |report: &Value, suite: &str| {
+        let of = |results: &&Value| results["suite"] == suite && results["model"] == "falaj-seed";
+        report["results"].as_array().unwrap().iter().find(of).map_or(0, |of| of["rows"].as_array().unwrap().len())
+    };
+    let whole_run = site.falaj(&args("whole.json")).ok();
+    let whole = report("whole.json");
+
+    // An earlier call left two rows of the long suite, so that this one says when it begins with the others.
+    let mut cut = whole.clone();
+    let results = cut["results"].as_array_mut().unwrap();
+    results.retain(|results| results["suite"] == "long" && results["model"] == "falaj-seed");
+    results[0]["rows"].as_array_mut().unwrap().truncate(2);
+    fs::write(site.path("cut.json"), cut.to_string()).unwrap();
+    let mut child = site.command(&args("cut.json")).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.by_ref().any(|line| line.contains("2 rows were done before")));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let err = lines.collect::<Vec<_>>().join("\n");
+    assert_eq!(child.wait().unwrap().code(), Some(1), "{err}");
+    let kept = report("cut.json");
+    let count = rows(&kept, "long");
+    assert!((2..LONG).contains(&count), "{count} rows were done");
+    assert!(err.contains(&format!("stopped after {count} of {LONG} rows")) && err.contains("`cut.json`"), "{err}");
+    // What this call had finished before is there as well.
+    assert_eq!((rows(&whole, "short"), rows(&kept, "short")), (1, 1));
+
+    let resumed = site.falaj(&args("cut.json")).ok();
+    assert!(resumed.err.contains(&format!("{count} rows were done before")), "{}", resumed.err);
+    assert_eq!(resumed.out.replace("cut.json", "whole.json"), whole_run.out);
+    let sorted = |report: Value| {
+        let mut results = report["results"].as_array().unwrap().clone();
+        results.sort_by_key(|results| format!("{} {}", results["suite"], results["model"]));
+        results
+    };
+    assert_eq!(sorted(report("cut.json")), sorted(whole));
+}
+
+/// Rows that take much longer than a signal.
+const LONG: usize = 48;
 
 #[test]
 fn two_models_are_told_apart_or_not() {

@@ -1,11 +1,12 @@
 //! The decoder for training: forward with all that the backward pass needs saved, and the gradients by hand. The same mathematics
 //! as `falaj_model`'s decoder, with inputs of products in bf16 and everything else in f32. The head is in `decoder/head.rs`, experts
-//! are in `decoder/mixture.rs`.
+//! are in `decoder/mixture.rs`, a text that is gone on with in `decoder/reading.rs`.
 //!
 //! Letters: T tokens of the micro-batch, D hidden size, H query heads, K key and value heads, E head size, F feed-forward size.
 
 mod head;
 mod mixture;
+mod reading;
 
 use std::ops::Range;
 
@@ -22,6 +23,7 @@ use crate::weights::Weights;
 
 pub(crate) use head::Tally;
 pub(crate) use mixture::{MixtureScratch, MixtureTape, places};
+pub use reading::Reading;
 
 /// A decoder with room for one micro-batch.
 #[derive(Debug)]
@@ -136,15 +138,21 @@ impl Decoder {
 
     /// Up to the norm before the head.
     pub fn forward(&mut self, batch: &MicroBatch, dropout: Option<&Dropout>) {
-        self.forward_with(batch, dropout, true);
+        self.forward_with(batch, dropout, true, None);
     }
 
     /// As if there were no adapter.
     pub fn forward_base(&mut self, batch: &MicroBatch) {
-        self.forward_with(batch, None, false);
+        self.forward_with(batch, None, false, None);
     }
 
-    fn forward_with(&mut self, batch: &MicroBatch, dropout: Option<&Dropout>, adapted: bool) {
+    fn forward_with(
+        &mut self,
+        batch: &MicroBatch,
+        dropout: Option<&Dropout>,
+        adapted: bool,
+        mut reading: Option<&mut Reading>,
+    ) {
         let Self { machine: m, weights, adapter, tape, scratch } = self;
         let adapter = adapter.as_ref().filter(|_| adapted);
         let (t, d) = (batch.len(), m.config.hidden_size);
@@ -154,7 +162,7 @@ impl Decoder {
             let (before, after) = tape.residual.split_at_mut(layer + 1);
             let (x, out) = (&before[layer][..t * d], &mut after[0][..t * d]);
             let mut block = Block { m, weights, adapter, layer, tape: &mut tape.blocks[number], batch, dropout };
-            block.forward(x, Some(out), scratch);
+            block.forward(x, Some(out), scratch, reading.as_deref_mut());
         }
         let x = &tape.residual[m.config.layers][..t * d];
         m.norm(x, weights.norm(Slot::Norm), &mut tape.normed[..t * d], &mut tape.rstd[..t]);
@@ -176,7 +184,7 @@ impl Decoder {
             let x = &tape.residual[layer][..t * d];
             let mut block = Block { m, weights, adapter, layer, tape: &mut tape.blocks[number], batch, dropout };
             if again && layer + 1 < m.config.layers {
-                block.forward(x, None, scratch);
+                block.forward(x, None, scratch, None);
             }
             block.backward(x, grads, scratch);
         }
@@ -218,7 +226,7 @@ struct Block<'a> {
 
 impl Block<'_> {
     /// x (T, D) → out (T, D), which may be left out where only the tape is wanted.
-    fn forward(&mut self, x: &[f32], out: Option<&mut [f32]>, s: &mut Scratch) {
+    fn forward(&mut self, x: &[f32], out: Option<&mut [f32]>, s: &mut Scratch, reading: Option<&mut Reading>) {
         let Self { m, weights, adapter, layer, tape, batch, dropout } = self;
         let (layer, dropout) = (*layer, *dropout);
         let &Config { hidden_size: d, heads, kv_heads, head_dim: e, ffn_size: f, .. } = &m.config;
@@ -239,7 +247,10 @@ impl Block<'_> {
         }
         m.rotate(qkv, batch);
         let attended = &mut tape.attended[..t * attended];
-        m.attention(qkv, batch, attended, &mut tape.lse[..t * heads]);
+        match reading {
+            None => m.attention(qkv, &batch.starts, attended, &mut tape.lse[..t * heads]),
+            Some(reading) => reading.attention(m, layer, qkv, attended),
+        }
         let middle = &mut tape.middle[..t * d];
         linear(m, weights, Group::Output { layer }, attended, OutMut::f32(middle).onto(x), Then::Store);
         if let Some(adapter) = adapter {

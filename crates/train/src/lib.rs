@@ -35,6 +35,7 @@ mod weights;
 pub use arena::Arena;
 pub use budget::Memory;
 pub use checkpoint::{Checkpoints, State};
+pub use decoder::Reading;
 pub use distillation::{Distillation, Teacher};
 pub use error::TrainError;
 pub use export::{Export, ExportFormat, convert};

@@ -64,10 +64,10 @@ impl Machine {
         self.ops.rope_forward(&self.pool, qkv, &self.heads, &batch.positions, &self.table);
     }
 
-    /// qkv: (T, (H+2K)·E) → out: (T, H·E), lse: (T, H).
-    pub fn attention(&self, qkv: &[u16], batch: &MicroBatch, out: &mut [u16], lse: &mut [f32]) {
+    /// qkv: (T, (H+2K)·E), starts: (T) → out: (T, H·E), lse: (T, H).
+    pub fn attention(&self, qkv: &[u16], starts: &[u32], out: &mut [u16], lse: &mut [f32]) {
         let window = self.config.sliding_window;
-        self.ops.attention_forward(&self.pool, qkv, &self.heads, &batch.starts, window, self.scale, out, lse);
+        self.ops.attention_forward(&self.pool, qkv, &self.heads, starts, window, self.scale, out, lse);
     }
 
     /// d_out: (T, H·E) → d_qkv: (T, (H+2K)·E), of queries and keys as they were before [`Machine::rotate`].

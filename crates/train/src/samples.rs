@@ -1,7 +1,7 @@
 //! Prompts that the model answers while it learns, so that people see what the losses mean. Always the likeliest token.
 
 use crate::data::Encoder;
-use crate::{Recipe, TrainError, Trainer};
+use crate::{Reading, Recipe, TrainError, Trainer};
 
 /// The prompts of a recipe, ready to be answered.
 #[derive(Debug)]
@@ -51,8 +51,9 @@ impl Samples {
         let ends = self.encoder.tokenizer().eos_tokens();
         let mut tokens = prompt.to_vec();
         let mut cut = false;
+        let mut reading = Reading::default();
         loop {
-            let next = trainer.most_likely(&tokens)?;
+            let next = trainer.most_likely(&mut reading, &tokens)?;
             if ends.contains(&next) {
                 break;
             }

@@ -7,7 +7,7 @@ use falaj_model::{Config, Params};
 
 use crate::arena::{Arena, Index};
 use crate::budget::{Budget, Memory};
-use crate::decoder::{Decoder, Grads, Tally};
+use crate::decoder::{Decoder, Grads, Reading, Tally};
 use crate::lora::{Adapter, Dropout, Lora};
 use crate::machine::Machine;
 use crate::optimizer::{Optimization, Optimizer};
@@ -303,23 +303,38 @@ impl Trainer {
         Ok(self.decoder.logits(0..batch.len()))
     }
 
-    /// The most likely token behind `tokens`. Reads all of them each time: for a line of text now and then, not for serving.
+    /// The most likely token behind `tokens`, as [`Trainer::logits_behind`] reads them.
     ///
     /// # Errors
     /// Too many tokens, or such as the model does not know.
-    pub fn most_likely(&mut self, tokens: &[u32]) -> Result<u32, TrainError> {
+    pub fn most_likely(&mut self, reading: &mut Reading, tokens: &[u32]) -> Result<u32, TrainError> {
+        let logits = self.logits_behind(reading, tokens)?;
+        let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)));
+        Ok(best.map_or(0, |(token, _)| token as u32))
+    }
+
+    /// The logits behind the last of `tokens`, (V): those of [`Trainer::logits`], to the bit. What `reading` has read of them with the
+    /// same weights is not read again.
+    ///
+    /// # Errors
+    /// As [`Trainer::most_likely`].
+    pub fn logits_behind(&mut self, reading: &mut Reading, tokens: &[u32]) -> Result<Vec<f32>, TrainError> {
         let (mut padded, count) = (tokens.to_vec(), tokens.len());
         // A document of its own, which the last token does not see.
         padded.resize(count.next_multiple_of(2), 0);
         let batch = MicroBatch::plain(padded.clone(), padded, count);
         self.check(&batch)?;
-        self.decoder.forward(&batch, None);
+        let rest = reading.rest(&batch, self.step, self.config().layers);
+        self.decoder.read_on(&rest, reading);
         // Whole pairs of tokens, as everywhere.
-        let logits = self.decoder.logits(batch.len() - 2..batch.len());
-        let mut rows = logits.chunks_exact(self.config().vocab_size);
-        let row = if count.is_multiple_of(2) { rows.nth(1) } else { rows.next() }.unwrap_or_default();
-        let best = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)));
-        Ok(best.map_or(0, |(token, _)| token as u32))
+        let mut logits = self.decoder.logits(rest.len() - 2..rest.len());
+        match count.is_multiple_of(2) {
+            true => Ok(logits.split_off(logits.len() / 2)),
+            false => {
+                logits.truncate(logits.len() / 2);
+                Ok(logits)
+            }
+        }
     }
 
     pub(crate) fn check(&self, batch: &MicroBatch) -> Result<(), TrainError> {

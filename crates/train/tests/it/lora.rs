@@ -96,3 +96,9 @@ fn dropout_does_not_depend_on_the_cut_into_micro_batches() {
         assert_eq!(x, y);
     }
 }
+
+#[test]
+fn an_adapter_goes_on_with_a_text_to_the_same_bits() {
+    let start = start(&config(), Format::Q8_0, 0.1);
+    crate::reading::check(&mut Trainer::new(start, settings(24)).unwrap());
+}

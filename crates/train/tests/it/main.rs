@@ -10,6 +10,7 @@ mod learning;
 mod lora;
 mod mixture;
 mod pytorch;
+mod reading;
 mod recipes;
 mod reference;
 mod seeds;

@@ -121,25 +121,50 @@ fn escaped(text: &str) -> String {
     escaped
 }
 
-fn style() -> String {
-    // Each colour has a contrast of 4.5 to its ground or more, and neighbours differ in lightness too.
-    let light = colours(
-        ["#ffffff", "#1b1f24", "#3d444d", "#656d76", "#e4e7eb"],
-        ["#0a6c94", "#c2410c", "#3f7d20", "#7c3aed", "#8a5a00", "#be185d"],
-    );
-    let dark = colours(
-        ["#12161b", "#f0f3f6", "#c6cdd5", "#919ba6", "#2a3038"],
-        ["#56bdea", "#fb923c", "#8fd16a", "#bda4ff", "#e5b94e", "#f77fb4"],
-    );
-    format!("{SHAPES}{light}@media(prefers-color-scheme:dark){{{dark}}}")
+/// The colours of one ground.
+struct Scheme {
+    ground: &'static str,
+    strong: &'static str,
+    normal: &'static str,
+    weak: &'static str,
+    grid: &'static str,
+    lines: [&'static str; COLOURS],
 }
 
-fn colours([ground, strong, normal, weak, grid]: [&str; 5], lines: [&str; COLOURS]) -> String {
+// On their ground, what is read has a contrast of 4.5 or more, and what is only looked at of 3 (WCAG 2.2, 1.4.3 and 1.4.11).
+// Neighbours among the lines differ in lightness too.
+const LIGHT: Scheme = Scheme {
+    ground: "#ffffff",
+    strong: "#1b1f24",
+    normal: "#3d444d",
+    weak: "#656d76",
+    grid: "#8c959f",
+    lines: ["#0a6c94", "#c2410c", "#3f7d20", "#7c3aed", "#8a5a00", "#be185d"],
+};
+
+const DARK: Scheme = Scheme {
+    ground: "#12161b",
+    strong: "#f0f3f6",
+    normal: "#c6cdd5",
+    weak: "#919ba6",
+    grid: "#5f6873",
+    lines: ["#56bdea", "#fb923c", "#8fd16a", "#bda4ff", "#e5b94e", "#f77fb4"],
+};
+
+fn style() -> String {
+    format!(
+        "{SHAPES}.faint{{opacity:{FAINT}}}{}@media(prefers-color-scheme:dark){{{}}}",
+        colours(&LIGHT),
+        colours(&DARK)
+    )
+}
+
+fn colours(Scheme { ground, strong, normal, weak, grid, lines }: &Scheme) -> String {
     let mut css = format!(
         "text{{fill:{normal}}}.ground{{fill:{ground}}}.title{{fill:{strong}}}.weak{{fill:{weak}}}\
-         .grid{{stroke:{grid}}}.base,.guide{{stroke:{weak}}}.mark{{stroke:{strong}}}"
+         .halo{{stroke:{ground}}}.grid{{stroke:{grid}}}.base,.guide{{stroke:{weak}}}.mark{{stroke:{strong}}}"
     );
-    for (number, colour) in lines.into_iter().enumerate() {
+    for (number, colour) in lines.iter().enumerate() {
         let _ = write!(
             css,
             "text.c{number},rect.c{number},circle.c{number}{{fill:{colour}}}path.c{number},line.c{number}{{stroke:{colour}}}"
@@ -148,9 +173,13 @@ fn colours([ground, strong, normal, weak, grid]: [&str; 5], lines: [&str; COLOUR
     css
 }
 
+/// Grids are dots, so that they stay behind what is drawn although each can be seen.
 const SHAPES: &str = "text{font:13px system-ui,sans-serif}.title{font-size:16px;font-weight:600}.small{font-size:12px}\
-    path{fill:none;stroke-width:2;stroke-linejoin:round}.faint{stroke-width:1;opacity:.35}.dashed{stroke-dasharray:6 4}\
-    .guide{stroke-dasharray:2 3}.mark{stroke-width:2.5}";
+    path{fill:none;stroke-width:2;stroke-linejoin:round}.faint{stroke-width:1}.halo{stroke-width:4}.dashed{stroke-dasharray:6 4}\
+    .grid{stroke-dasharray:1 4}.guide{stroke-dasharray:2 3}.mark{stroke-width:2.5}";
+
+/// How much of its colour a pale line has.
+const FAINT: f64 = 0.75;
 
 /// Around everything.
 pub(crate) const MARGIN: f64 = 16.0;
@@ -172,6 +201,59 @@ mod tests {
         assert!(arabic.contains("direction=\"rtl\"") && arabic.contains("text-anchor=\"end\""), "{arabic}");
         assert!(!drawn("الخسارة", Side::Left).contains("text-anchor"));
         assert!(drawn("Llama الخسارة", Side::Left).contains("text-anchor=\"end\">"));
+    }
+
+    /// Source: WCAG 2.2, relative luminance of sRGB; each part from 0 to 255.
+    fn luminance(colour: [f64; 3]) -> f64 {
+        let linear = |part: f64| match part / 255.0 {
+            part if part <= 0.04045 => part / 12.92,
+            part => ((part + 0.055) / 1.055).powf(2.4),
+        };
+        let [red, green, blue] = colour.map(linear);
+        0.2126 * red + 0.7152 * green + 0.0722 * blue
+    }
+
+    fn contrast(one: [f64; 3], other: [f64; 3]) -> f64 {
+        let (one, other) = (luminance(one) + 0.05, luminance(other) + 0.05);
+        (one / other).max(other / one)
+    }
+
+    fn parts(colour: &str) -> [f64; 3] {
+        [1, 3, 5].map(|at| f64::from(u8::from_str_radix(&colour[at..at + 2], 16).unwrap()))
+    }
+
+    #[test]
+    fn contrast_is_that_of_the_specification() {
+        assert!((contrast(parts("#000000"), parts("#ffffff")) - 21.0).abs() < 1e-9);
+        // The lightest grey that text on white may have.
+        assert!(contrast(parts("#767676"), parts("#ffffff")) > 4.5);
+        assert!(contrast(parts("#777777"), parts("#ffffff")) < 4.5);
+    }
+
+    #[test]
+    fn both_grounds_show_all_that_is_drawn_on_them() {
+        for Scheme { ground, strong, normal, weak, grid, lines } in [LIGHT, DARK] {
+            let on = |colour: [f64; 3]| contrast(colour, parts(ground));
+            // Names of series have the colours of their lines.
+            for text in [strong, normal, weak].into_iter().chain(lines) {
+                assert!(on(parts(text)) >= 4.5, "{text} on {ground}: {}", on(parts(text)));
+            }
+            let pale = lines.map(|line| {
+                let (line, ground) = (parts(line), parts(ground));
+                [0, 1, 2].map(|part| FAINT * line[part] + (1.0 - FAINT) * ground[part])
+            });
+            for line in pale.into_iter().chain([parts(grid)]) {
+                assert!(on(line) >= 3.0, "{line:?} on {ground}: {}", on(line));
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_has_the_colours_of_both_grounds() {
+        let svg = Canvas::new(100.0, 50.0, "").finish();
+        let (light, dark) = svg.split_once("@media(prefers-color-scheme:dark){").unwrap();
+        assert!(light.contains(&colours(&LIGHT)) && dark.starts_with(&colours(&DARK)));
+        assert_eq!(svg.matches('{').count(), svg.matches('}').count());
     }
 
     #[test]

@@ -76,7 +76,7 @@ impl Chart {
         canvas.words(right, HEIGHT - 14.0, Side::Left, "weak small", &self.x.label);
         frame.draw(&mut canvas);
         let mut ends = Vec::new();
-        let mut colour = 0;
+        let (mut colour, mut over_faint) = (0, false);
         for (series, name) in self.series.iter().zip(names) {
             let class = format!("c{}", colour % COLOURS);
             let dashed = if colour >= COLOURS { " dashed" } else { "" };
@@ -88,10 +88,16 @@ impl Chart {
                 let dots = series.style == Style::Dots && places.len() <= MOST_DOTS;
                 places.iter().filter(|_| dots || places.len() == 1).for_each(|place| canvas.dot(*place, &class));
                 if places.len() > 1 {
-                    canvas.path(&thinned(&places), &stroke);
+                    let places = thinned(&places);
+                    // A rim of ground keeps a line apart from the pale one that it smooths.
+                    if over_faint && !faint {
+                        canvas.path(&places, "halo");
+                    }
+                    canvas.path(&places, &stroke);
                 }
                 last = places.last().copied();
             }
+            over_faint = faint;
             if !faint {
                 colour += 1;
                 ends.extend(last.filter(|_| !name.is_empty()).map(|end| End { at: end, y: end.1, name, class }));
@@ -246,6 +252,16 @@ mod tests {
         ys.sort_by(f64::total_cmp);
         assert_eq!(ys.len(), 8);
         assert!(ys.windows(2).all(|pair| pair[1] - pair[0] >= 15.9), "{ys:?}");
+    }
+
+    #[test]
+    fn a_smoothed_line_stands_apart_from_what_it_smooths() {
+        let points = vec![(0.0, 1.0), (1.0, 3.0), (2.0, 2.0)];
+        let svg =
+            chart(vec![Series::faint(points.clone()), Series::line("a", points.clone()), Series::line("b", points)]);
+        let svg = svg.svg();
+        let classes: Vec<_> = paths(&svg).into_iter().filter_map(|path| path.split("class=\"").nth(1)).collect();
+        assert_eq!(classes, ["c0 faint\"/>", "halo\"/>", "c0\"/>", "c1\"/>"]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Programs that tests start servers or tokens of their own from: Debian's packages, installed where we may.
+//! Programs that tests start, for servers and tokens of their own or as people would: Debian's packages, installed where we may.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,10 +11,11 @@ struct Package {
     there: fn() -> bool,
 }
 
-const PACKAGES: [Package; 3] = [
+const PACKAGES: [Package; 4] = [
     Package { name: "postgresql-15", step: "postgres", there: postgres },
     Package { name: "softhsm2", step: "softhsm", there: softhsm },
     Package { name: "libfaketime", step: "faketime", there: faketime },
+    Package { name: "curl", step: "tutorial", there: curl },
 ];
 
 /// What is not tested here, and why; nothing where all is there.
@@ -53,4 +54,8 @@ fn faketime() -> bool {
 
 fn softhsm() -> bool {
     ["/usr/bin/softhsm2-util", "/usr/lib/softhsm/libsofthsm2.so"].iter().all(|path| Path::new(path).is_file())
+}
+
+fn curl() -> bool {
+    Path::new("/usr/bin/curl").is_file()
 }

@@ -20,5 +20,6 @@ mod site;
 mod stand_in;
 mod token;
 mod train;
+mod tutorial;
 mod up;
 mod witness;

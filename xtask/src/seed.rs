@@ -7,6 +7,7 @@ pub mod curves;
 mod grounded;
 mod invented;
 mod phrases;
+mod spans;
 mod suites;
 mod tasks;
 mod tools;
@@ -22,6 +23,7 @@ use serde_json::{Value, json};
 use chance::Chance;
 use corpus::Book;
 use phrases::{Language, Phrases, Side};
+use spans::Level;
 use tools::{Outcome, ToolTalk, Toolbox};
 
 pub fn run(args: &[String]) -> Result<()> {
@@ -57,6 +59,7 @@ pub fn run(args: &[String]) -> Result<()> {
     chat("chat.jsonl", options.count, Side::Train, &KINDS)?;
     chat("copy.jsonl", options.count / 6, Side::Train, &[(Kind::Copying, 1)])?;
     chat("held.jsonl", 600, Side::Development, &KINDS)?;
+    material.write_spans(&out, options.seed, options.count / 6)?;
     suites::write(&material, &out.join("dev"), options.seed, options.each)?;
     digests(&out)
 }
@@ -149,11 +152,7 @@ impl Material {
             Kind::Remembered => self.remembered(chance, side, language),
             Kind::Several => (0..chance.between(2, 4)).map(|_| self.short(chance, side, language)).collect(),
         };
-        for (asked, told) in turns {
-            messages.push(message("user", &asked));
-            messages.push(message("assistant", &told));
-        }
-        format!("{{\"messages\": [{}]}}", messages.join(", "))
+        talk_row(messages, turns)
     }
 
     /// The training paragraphs as documents of some thousand letters, and what is held out.
@@ -173,6 +172,21 @@ impl Material {
 }
 
 impl Material {
+    /// Answers that copy, `count` conversations of each level.
+    fn write_spans(&self, out: &Path, seed: u64, count: usize) -> Result<()> {
+        for level in Level::ALL {
+            let mut chance = Chance::new(seed, &level.file());
+            let mut file = BufWriter::new(File::create(out.join(level.file()))?);
+            for number in 0..count {
+                let language = Language::ALL[number % 3];
+                let talk = self.spans(&mut chance, Side::Train, language, level);
+                writeln!(file, "{}", talk_row(Vec::new(), talk.turns(language)))?;
+            }
+            file.flush()?;
+        }
+        Ok(())
+    }
+
     /// What a vocabulary is learnt from, a file for each language: books, conversations, and the tools now and then.
     fn write_words(&self, out: &Path, seed: u64) -> Result<()> {
         for book in &self.books {
@@ -199,6 +213,15 @@ const PARAGRAPHS: usize = 8;
 
 fn message(role: &str, content: &str) -> String {
     format!("{{\"role\": \"{role}\", \"content\": {}}}", Value::from(content))
+}
+
+/// What was said before, then turns of user and assistant.
+fn talk_row(mut messages: Vec<String>, turns: Vec<(String, String)>) -> String {
+    for (asked, told) in turns {
+        messages.push(message("user", &asked));
+        messages.push(message("assistant", &told));
+    }
+    format!("{{\"messages\": [{}]}}", messages.join(", "))
 }
 
 /// `answered`: whether the tool's result and the reply to it follow.
@@ -278,6 +301,65 @@ mod tests {
             }
         }
         assert!((300..550).contains(&answered), "{answered}");
+    }
+
+    /// The word that stands before each place of a span in a text.
+    fn words_before(text: &str, span: &str) -> Vec<String> {
+        let before = |(at, _): (usize, &str)| text[..at].split_whitespace().last().unwrap_or_default().to_owned();
+        text.match_indices(span).map(before).collect()
+    }
+
+    #[test]
+    fn spans_begin_where_words_that_the_question_repeats_end() {
+        let material = material("beside");
+        for language in Language::ALL {
+            for level in Level::ALL {
+                let mut chance = Chance::new(6, language.code());
+                let (mut turns, mut unanswered) = (0, 0);
+                for _ in 0..200 {
+                    let talk = material.spans(&mut chance, Side::Train, language, level);
+                    for turn in &talk.turns {
+                        turns += 1;
+                        let Some((span, at)) = &turn.answer else {
+                            unanswered += 1;
+                            continue;
+                        };
+                        assert!(talk.passages[*at].contains(span.as_str()), "{:?} {}", talk.passages, turn.question);
+                        let words = words_before(&talk.passages[*at], span);
+                        let bare = |word: &str| word.trim_matches(|c: char| !c.is_alphanumeric()).to_owned();
+                        let repeated = words.iter().any(|word| turn.question.contains(&bare(word)));
+                        assert!(level != Level::Beside || repeated, "{:?} {}", talk.passages, turn.question);
+                    }
+                    let said = talk.turns(language);
+                    assert_eq!(said[0].0, talk.first().prompt());
+                    assert!(said.iter().skip(1).all(|(asked, _)| !asked.contains(&talk.passages[0])));
+                }
+                let most = if level == Level::Asked { turns / 5 } else { 0 };
+                assert!(unanswered <= most && (most == 0 || unanswered > 0), "{level:?}: {unanswered} of {turns}");
+            }
+        }
+    }
+
+    /// Answers as a share of all that rows say.
+    fn share_learnt(make: impl Fn(&mut Chance, Language) -> Vec<(String, String)>) -> f64 {
+        let mut chance = Chance::new(7, "share");
+        let rows: Vec<_> = (0..600).flat_map(|at| make(&mut chance, Language::ALL[at % 3])).collect();
+        let (asked, told) = rows.iter().fold((0, 0), |(a, t), (asked, told)| (a + asked.len(), t + told.len()));
+        told as f64 / (asked + told) as f64
+    }
+
+    #[test]
+    fn more_of_a_row_is_learnt_than_of_harder_ones() {
+        let material = material("learnt");
+        let hard = share_learnt(|chance, language| {
+            let one = material.grounded(chance, Side::Train, language);
+            vec![(one.prompt(), one.reply(language))]
+        });
+        for level in Level::ALL {
+            let easy =
+                share_learnt(|chance, language| material.spans(chance, Side::Train, language, level).turns(language));
+            assert!(easy > 1.5 * hard, "{level:?}: {easy:.3}, not {hard:.3}");
+        }
     }
 
     #[test]

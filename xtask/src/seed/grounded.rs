@@ -27,10 +27,15 @@ impl Grounded {
     }
 
     pub fn reply(&self, language: Language) -> String {
-        match &self.answer {
-            Some((span, at)) => format!("{span} [{}]", at + 1),
-            None => ABSTAIN[language as usize].to_owned(),
-        }
+        reply(&self.answer, language)
+    }
+}
+
+/// A span with its passage's number, or the words for "not here".
+pub fn reply(answer: &Option<(String, usize)>, language: Language) -> String {
+    match answer {
+        Some((span, at)) => format!("{span} [{}]", at + 1),
+        None => ABSTAIN[language as usize].to_owned(),
     }
 }
 
@@ -253,7 +258,7 @@ impl Material {
 }
 
 /// Without marks at its ends.
-fn bare(text: &str) -> Option<String> {
+pub fn bare(text: &str) -> Option<String> {
     let text = text.trim_matches(|c: char| !c.is_alphanumeric());
     (!text.is_empty()).then(|| text.to_owned())
 }

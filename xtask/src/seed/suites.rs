@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 
 use super::Material;
 use super::chance::Chance;
-use super::grounded::ABSTAIN;
+use super::grounded::{ABSTAIN, Grounded};
 use super::phrases::{Language, Side};
+use super::spans::Level;
 use super::tools::Outcome;
 
 pub fn write(material: &Material, folder: &Path, seed: u64, each: usize) -> Result<()> {
@@ -26,20 +27,22 @@ pub fn write(material: &Material, folder: &Path, seed: u64, each: usize) -> Resu
         rows.iter().try_for_each(|row| writeln!(file, "{row}"))?;
         Ok(file.flush()?)
     };
-    let (mut grounded, mut tools, mut small, mut books) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut grounded, mut spans, mut tools) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut small, mut books) = (Vec::new(), Vec::new());
     for language in Language::ALL {
         let code = language.code();
         let mut chance = Chance::new(seed, &format!("development {code}"));
         for _ in 0..3 * each {
             let one = material.grounded(&mut chance, Side::Development, language);
-            let mut row =
-                json!({ "task": "grounded", "language": code, "passages": one.passages, "question": one.question });
-            row["answers"] = one.answer.iter().map(|(span, _)| Value::from(span.as_str())).collect();
-            if let Some((_, passage)) = &one.answer {
-                row["passage"] = json!(passage);
+            let group = if one.answer.is_some() { "answered" } else { "not answered" };
+            grounded.push(grounded_row(&one, code, group));
+        }
+        let mut other = Chance::new(seed, &format!("development spans {code}"));
+        for level in Level::ALL {
+            for _ in 0..each {
+                let talk = material.spans(&mut other, Side::Development, language, level);
+                spans.push(grounded_row(&talk.first(), code, level.name()));
             }
-            row["group"] = json!(if one.answer.is_some() { "answered" } else { "not answered" });
-            grounded.push(row.to_string());
         }
         for _ in 0..3 * each {
             let talk = material.tool_talk(&mut chance, Side::Development, language);
@@ -74,9 +77,20 @@ pub fn write(material: &Material, folder: &Path, seed: u64, each: usize) -> Resu
         }
     }
     suite("grounded", grounded)?;
+    suite("spans", spans)?;
     suite("tools", tools)?;
     suite("small", small)?;
     suite("books", books)
+}
+
+fn grounded_row(one: &Grounded, code: &str, group: &str) -> String {
+    let mut row = json!({ "task": "grounded", "language": code, "passages": one.passages, "question": one.question });
+    row["answers"] = one.answer.iter().map(|(span, _)| Value::from(span.as_str())).collect();
+    if let Some((_, passage)) = &one.answer {
+        row["passage"] = json!(passage);
+    }
+    row["group"] = json!(group);
+    row.to_string()
 }
 
 type Make = fn(&Material, &mut Chance, Side, Language) -> (String, String);

@@ -1,5 +1,6 @@
 //! A text that the model goes on with: the same bits, whatever of it was read before.
 
+use falaj_kernels::{Isa, Ops};
 use falaj_model::{Config, Experts};
 use falaj_train::{MicroBatch, Reading, Settings, Start, Trainer};
 
@@ -10,10 +11,12 @@ fn going_on_gives_the_bits_of_reading_again() {
     let windowed = Config { sliding_window: Some(5), ..config() };
     let sparse = Config { experts: Some(Experts { count: 5, used: 2 }), ..config() };
     for config in [config(), windowed, sparse] {
-        for recompute in [false, true] {
-            let settings = Settings { recompute, ..settings(24) };
-            check(&mut Trainer::new(Start::Full(arena(&config)), settings).unwrap());
+        for isa in Isa::available() {
+            let start = Start::Full(arena(&config));
+            check(&mut Trainer::with_ops(start, settings(24), Ops::new(isa)).unwrap());
         }
+        let settings = Settings { recompute: true, ..settings(24) };
+        check(&mut Trainer::new(Start::Full(arena(&config)), settings).unwrap());
     }
 }
 

@@ -175,7 +175,7 @@ fn clippy() -> Result<Passed> {
 fn unit() -> Result<Passed> {
     let nextest = command::find("cargo-nextest").is_some();
     let args: &[&str] = match nextest {
-        true => &["nextest", "run", "--workspace", "--locked", "--no-fail-fast", "--status-level", "fail"],
+        true => &["nextest", "run", "--workspace", "--locked", "--no-fail-fast", "--status-level", "slow"],
         false => &["test", "--workspace", "--lib", "--bins", "--tests", "--locked", "--no-fail-fast"],
     };
     let (passed, output) = command::tee(command::cargo().args(args))?;

@@ -2,6 +2,7 @@
 // answered with is tested in crates/server/tests/it/people.rs.
 import assert from "node:assert/strict";
 import { execFileSync, spawn } from "node:child_process";
+import { once } from "node:events";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
@@ -66,8 +67,13 @@ before(async () => {
   assert.ok(!ready.done, `the site did not start: ${log}`);
 });
 
-after(() => {
-  site?.kill();
+after(async () => {
+  if (site && site.exitCode === null) {
+    const gone = once(site, "exit");
+    site.kill();
+    // It finishes its ledger first: a folder that it still writes to cannot be removed.
+    await gone;
+  }
   listening?.closeAllConnections();
   listening?.close();
   rmSync(folder, { recursive: true, force: true });

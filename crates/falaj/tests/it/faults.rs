@@ -153,12 +153,14 @@ fn time_ms(entry: &Entry) -> Option<u64> {
 /// A small disk of its own for a site's data, seen by what is started inside.
 struct Disk {
     site: Site,
+    /// Of 4 KiB, at most.
+    pages: usize,
     /// Keeps the mount until its input ends.
     holder: Child,
 }
 
 impl Disk {
-    fn new(name: &str, megabytes: u32) -> Option<Self> {
+    fn new(name: &str, megabytes: usize) -> Option<Self> {
         let site = Site::new(name);
         fs::create_dir(site.data()).unwrap();
         let mount = format!("mount -t tmpfs -o size={megabytes}m tmpfs \"$0\" && echo there && exec cat");
@@ -168,7 +170,7 @@ impl Disk {
         let mut said = String::new();
         let mut out = BufReader::new(holder.stdout.take().unwrap());
         out.read_line(&mut said).unwrap();
-        let disk = Self { site, holder };
+        let disk = Self { site, pages: megabytes << 8, holder };
         if said.trim() == "there" {
             // Its output is read no more, and it writes none.
             return Some(disk);
@@ -201,10 +203,12 @@ impl Disk {
         format!("/proc/{}/root{}", self.holder.id(), self.site.data().display())
     }
 
+    /// Until nothing fits, which must come soon: where no small disk is mounted after all, this one must not fill up.
     fn fill(&self) {
         let mut file = fs::File::create(format!("{}/ballast", self.data())).unwrap();
         let page = [0; 4096];
-        while file.write_all(&page).is_ok() {}
+        let pages = (0..).take_while(|_| file.write_all(&page).is_ok()).take(1 + 2 * self.pages).count();
+        assert!(pages <= 2 * self.pages, "the small disk has no end");
     }
 
     /// Leaves this much space again.

@@ -23,8 +23,8 @@ pub fn admin(context: &Context, command: &AdminCommand) -> Outcome {
     data_dir::create(&context.config.data)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        if let AdminCommand::Migrate { to, to_file } = command {
-            return migrate(context, to.as_deref(), to_file.as_deref()).await;
+        if let AdminCommand::Migrate { to, to_file, blobs } = command {
+            return migrate(context, to.as_deref(), to_file.as_deref(), *blobs).await;
         }
         let store = state::open(&context.config).await?;
         run(context, &store, command).await

@@ -565,7 +565,7 @@ pub enum AdminCommand {
         #[arg(long, value_name = "XXX")]
         currency: String,
     },
-    /// Move everything to PostgreSQL; broken off, the same again goes on
+    /// Move rows to PostgreSQL, uploaded files to S3; broken off, the same again goes on
     Migrate {
         /// Address: postgres://user@host/name
         #[arg(long, value_name = "URL", conflicts_with = "to_file")]
@@ -573,6 +573,9 @@ pub enum AdminCommand {
         /// File that holds the address, for one with a password
         #[arg(long, value_name = "FILE")]
         to_file: Option<PathBuf>,
+        /// Only uploaded files, to where `blobs.url` says
+        #[arg(long, conflicts_with_all = ["to", "to_file"])]
+        blobs: bool,
     },
     /// List what is kept
     #[command(visible_alias = "ls")]

@@ -30,6 +30,8 @@ pub struct Config {
     pub log: String,
     /// Holds the address of PostgreSQL, which is a secret; without one the state is in `data`.
     pub database_url_file: Option<PathBuf>,
+    /// `None`: uploaded files are in `data`.
+    pub blobs: Option<Blobs>,
     pub server: Server,
     pub site: Site,
     pub oidc: Option<Oidc>,
@@ -51,6 +53,19 @@ pub struct Server {
     pub file_limit_bytes: u64,
     /// Where people reach it, without a slash at the end; `None`: where it listens.
     pub url: Option<String>,
+}
+
+/// A bucket of S3.
+#[derive(Clone, Debug)]
+pub struct Blobs {
+    /// `s3://BUCKET/PREFIX`.
+    pub url: String,
+    /// Without a slash at the end; `None`: Amazon's.
+    pub endpoint: Option<String>,
+    pub region: String,
+    /// `None`: the environment has them.
+    pub credentials_file: Option<PathBuf>,
+    pub ca_file: Option<PathBuf>,
 }
 
 /// Who tells this site who people are.
@@ -262,6 +277,18 @@ impl Config {
         Ok(Self {
             log: raw.written("log").text.clone(),
             database_url_file: raw.path("database.url_file"),
+            blobs: match raw.parse("blobs.url", "`s3://BUCKET/PREFIX`", |text| {
+                (text.is_empty() || text.starts_with("s3://")).then(|| text.to_owned())
+            })? {
+                url if url.is_empty() => None,
+                url => Some(Blobs {
+                    url,
+                    endpoint: raw.address("blobs.endpoint")?,
+                    region: raw.written("blobs.region").text.clone(),
+                    credentials_file: raw.path("blobs.credentials_file"),
+                    ca_file: raw.path("blobs.ca_file"),
+                }),
+            },
             server: Server {
                 listen: raw.parse("server.listen", "an address and a port, such as `127.0.0.1:8080`", |text| {
                     text.replace("localhost:", "127.0.0.1:").parse().ok()

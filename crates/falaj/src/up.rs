@@ -48,6 +48,9 @@ fn serve(context: &Context) -> Outcome {
         ..Settings::default()
     };
     let store = runtime.block_on(state::open(config))?;
+    if let Err(error) = runtime.block_on(store.blobs().probe()) {
+        output::note(&Word::UpNoBlobs.with(&[&error.to_string()]));
+    }
     let prices = runtime.block_on(store.directory())?.prices;
     let site = Site::new(store, jobs(context)?, config.server.file_limit_bytes)?;
     let (power, carbon) = (falaj_energy::Site::start(energy::settings(config))?, energy::carbon(config));

@@ -638,11 +638,25 @@ words! {
         "other users of this machine can see an address on the command line; with a password in it, use --to-file",
         "d'autres utilisateurs de cette machine voient une adresse sur la ligne de commande ; avec un mot de passe, utilisez --to-file",
         "يرى مستخدمو هذا الجهاز الآخرون العنوان في سطر الأوامر؛ إن كان فيه كلمة سر فاستعمل `--to-file`";
-    MigrateWhere: "where to: --to or --to-file", "vers où : --to ou --to-file", "إلى أين: `--to` أو `--to-file`";
+    MigrateWhere: "where to: --to, --to-file or --blobs", "vers où : --to, --to-file ou --blobs", "إلى أين: `--to` أو `--to-file` أو `--blobs`";
+    MigrateNoBlobs: "`blobs.url` names no bucket to move to; set it first", "`blobs.url` ne nomme aucun compartiment de destination ; réglez-le d’abord", "لا يسمّي `blobs.url` حاوية يُنقل إليها؛ اضبطه أولًا";
+    MigrateBlobsDone:
+        "every blob was read back from S3 and is what its digest says; those in the data folder are not read any more and may be deleted",
+        "chaque fichier a été relu depuis S3 et correspond à son empreinte ; ceux du dossier de données ne sont plus lus et peuvent être supprimés",
+        "قُرئ كل ملف من S3 من جديد وهو مطابق لبصمته؛ ما في مجلد البيانات لم يعد يُقرأ ويمكن حذفه";
+    BlobsNoCredentials: "nothing to sign requests to S3 with: {0}", "rien pour signer les requêtes à S3 : {0}", "لا شيء يوقّع الطلبات إلى S3: {0}";
+    BlobsNoCredentialsNext:
+        "put `aws_access_key_id = …` and `aws_secret_access_key = …` into a file that only you can read, and name it in `blobs.credentials_file`",
+        "mettez `aws_access_key_id = …` et `aws_secret_access_key = …` dans un fichier que vous seul pouvez lire, et nommez-le dans `blobs.credentials_file`",
+        "ضع `aws_access_key_id = …` و`aws_secret_access_key = …` في ملف لا يقرؤه سواك، وسمّه في `blobs.credentials_file`";
+    UpNoBlobs:
+        "uploaded files cannot be reached now: {0}; the site serves without them, and with them as soon as they can be",
+        "les fichiers déposés sont inaccessibles pour l’instant : {0} ; le site sert sans eux, et avec eux dès que possible",
+        "الملفات المرفوعة غير متاحة الآن: {0}؛ يعمل الموقع بدونها، وبها متى أمكن";
     MigrateDone:
-        "both sides are equal (table, rows, copied now, SHA-256); set database.url_file, then start the site: the ledger, usage, keys and files stay in the data folder",
-        "les deux côtés sont égaux (table, lignes, copiées maintenant, SHA-256) ; réglez database.url_file, puis démarrez le site : registre, usage, clés et fichiers restent dans le dossier de données",
-        "الجانبان متساويان (الجدول والصفوف وما نُسخ الآن وSHA-256)؛ اضبط `database.url_file` ثم شغّل الموقع: يبقى السجل والاستهلاك والمفاتيح والملفات في مجلد البيانات";
+        "both sides are equal (table, rows, copied now, SHA-256); set database.url_file, then start the site: the ledger, usage and keys stay in the data folder, and files where they are",
+        "les deux côtés sont égaux (table, lignes, copiées maintenant, SHA-256) ; réglez database.url_file, puis démarrez le site : registre, usage et clés restent dans le dossier de données, et les fichiers où ils sont",
+        "الجانبان متساويان (الجدول والصفوف وما نُسخ الآن وSHA-256)؛ اضبط `database.url_file` ثم شغّل الموقع: يبقى السجل والاستهلاك والمفاتيح في مجلد البيانات، والملفات حيث هي";
     AdminRemoved: "removed {0}", "{0} retiré", "أُزيل `{0}`";
     AdminSecret: "this is its secret: it is shown once and kept nowhere", "voici son secret : il est montré une fois et gardé nulle part", "هذا سره: يظهر مرة واحدة ولا يُحفظ في أي مكان";
     AdminWhose: "whose limit: --organisation, --workspace or --key", "limite de qui : --organisation, --workspace ou --key", "حد مَن: `--organisation` أو `--workspace` أو `--key`";

@@ -47,6 +47,8 @@ pub enum ApiError {
     OverBudget { limit: String, remaining: f64, retry_after_s: Option<u64> },
     #[error("the site's database cannot be reached; try again in a moment")]
     NoDatabase,
+    #[error("the store of this site's files cannot be reached, or does not let the site in; try again in a moment")]
+    NoBlobs,
     #[error("this site's disk is full, and this was not kept; try again later")]
     NoSpace,
     #[error("invalid model: `{model}` is not served here; `GET /v1/models` lists what is")]
@@ -179,6 +181,13 @@ impl ApiError {
                 "service_unavailable",
                 "server_error",
                 Some("no_database"),
+                "overloaded_error",
+            ),
+            Self::NoBlobs => of(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "service_unavailable",
+                "server_error",
+                Some("no_blobs"),
                 "overloaded_error",
             ),
             Self::NoSpace => of(
@@ -365,6 +374,7 @@ impl ApiError {
             | Self::NoRoomYet { .. }
             | Self::NoLedger { .. }
             | Self::NoDatabase
+            | Self::NoBlobs
             | Self::EngineGone { .. } => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(1));
             }
@@ -433,6 +443,10 @@ impl From<StoreError> for ApiError {
             StoreError::Unreachable(_) => {
                 tracing::error!(%error, "no database");
                 Self::NoDatabase
+            }
+            StoreError::BlobsAway { .. } => {
+                tracing::error!(%error, "no blobs");
+                Self::NoBlobs
             }
             error => {
                 tracing::error!(%error, "the store failed");

@@ -12,6 +12,9 @@ pub enum StoreError {
     Database(sqlx::Error),
     #[error("the state database cannot be reached ({0}); see that its server runs, then try again")]
     Unreachable(sqlx::Error),
+    /// S3 is away, or does not let us in. No secret is in it.
+    #[error("the blobs at `{place}` cannot be reached: {reason}")]
+    BlobsAway { place: String, reason: String },
     #[error("`{}` was written by a newer Falaj (schema {found}, this one knows {known}); run that version", path.display())]
     NewerSchema { path: PathBuf, found: i64, known: i64 },
     #[error("there is no {what} `{id}`")]

@@ -3,6 +3,7 @@
 use falaj_artifact::Digest;
 use sqlx::Row;
 use sqlx::any::AnyRow;
+use tokio::sync::MutexGuard;
 
 use crate::pages::{Statement, Table};
 use crate::{Page, Part, Store, StoreError, Upload, new_id, now_s, signed, unsigned};
@@ -50,8 +51,10 @@ impl Store {
     /// # Errors
     /// A full disk or a failing database; the bytes are then gone.
     pub async fn add_file(&self, workspace: &str, file: &NewFile, upload: Upload) -> Result<StoredFile, StoreError> {
-        let _pairing = self.pairing.lock().await;
-        let (digest, bytes) = self.blobs.keep(upload).await?;
+        let whole = upload.finish().await?;
+        let (digest, bytes) = (whole.digest, whole.bytes);
+        let _pairing = self.pairing(&digest).await;
+        self.blobs.keep(whole).await?;
         let (id, created_s) = (new_id()?, now_s());
         let added = sqlx::query(
             "INSERT INTO files (id, workspace, name, purpose, sample_type, bytes, lines, digest, created_s, expires_s)
@@ -70,7 +73,10 @@ impl Store {
         .execute(self.database.pool())
         .await;
         if let Err(error) = added {
-            self.drop_blob_if_unused(&digest).await?;
+            // Where nobody can say whether another file has these bytes, they stay.
+            if let Err(error) = self.drop_blob_if_unused(&digest).await {
+                tracing::warn!(%error, "a blob that no file names may stay");
+            }
             return Err(error.into());
         }
         self.file(workspace, &id).await
@@ -116,13 +122,13 @@ impl Store {
     /// # Errors
     /// [`StoreError::Unknown`] where the workspace has no such file.
     pub async fn remove_file(&self, workspace: &str, id: &str) -> Result<(), StoreError> {
-        let _pairing = self.pairing.lock().await;
         let file = self.file(workspace, id).await?;
         sqlx::query("DELETE FROM files WHERE id = $1 AND workspace = $2")
             .bind(id)
             .bind(workspace)
             .execute(self.database.pool())
             .await?;
+        let _pairing = self.pairing(&file.digest).await;
         self.drop_blob_if_unused(&file.digest).await
     }
 
@@ -131,15 +137,22 @@ impl Store {
     /// # Errors
     /// A failing database or disk.
     pub async fn sweep_files(&self) -> Result<usize, StoreError> {
-        let _pairing = self.pairing.lock().await;
         let gone = sqlx::query("DELETE FROM files WHERE expires_s <= $1 RETURNING digest")
             .bind(now_s())
             .fetch_all(self.database.pool())
             .await?;
         for row in &gone {
-            self.drop_blob_if_unused(&digest(row.try_get("digest")?)?).await?;
+            let digest = digest(row.try_get("digest")?)?;
+            let _pairing = self.pairing(&digest).await;
+            self.drop_blob_if_unused(&digest).await?;
         }
         Ok(gone.len())
+    }
+
+    /// Whoever holds it is alone with this blob and the rows that name it; others come along with a few other blobs.
+    async fn pairing(&self, digest: &Digest) -> Option<MutexGuard<'_, ()>> {
+        let [first, ..] = digest.as_bytes();
+        Some(self.pairings.get(usize::from(*first) % self.pairings.len().max(1))?.lock().await)
     }
 
     async fn drop_blob_if_unused(&self, digest: &Digest) -> Result<(), StoreError> {
@@ -151,7 +164,7 @@ impl Store {
     }
 }
 
-fn digest(text: &str) -> Result<Digest, StoreError> {
+pub(crate) fn digest(text: &str) -> Result<Digest, StoreError> {
     text.parse().map_err(|_| StoreError::Damaged { table: "files", reason: "a digest is none".to_owned() })
 }
 

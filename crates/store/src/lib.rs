@@ -1,6 +1,6 @@
 //! What a site remembers: tenants and their keys, files, jobs with their events and checkpoints, what fine-tuned models are
-//! called. Rows in SQLite or PostgreSQL, bytes on disk under their digest. Every query names its workspace: nothing of another one
-//! is ever found. No HTTP and no policy here. Start at [`Store`]; the tables are in `database/tables.rs`.
+//! called. Rows in SQLite or PostgreSQL, bytes on disk or in S3 under their digest. Every query names its workspace: nothing of another
+//! one is ever found. Nobody's API and no policy here. Start at [`Store`]; the tables are in `database/tables.rs`.
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
@@ -13,17 +13,19 @@ mod files;
 mod jobs;
 mod models;
 mod pages;
+mod place;
 mod sessions;
 mod usage;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::Mutex;
+use zeroize::Zeroizing;
 
 use database::Database;
 
-pub use blobs::{Blobs, Upload};
+pub use blobs::{Blobs, Pieces, S3Credentials, S3Settings, Upload};
 pub use budgets::{Amounts, Budgets, Exceeded, Limit, Per, Remaining, Reservation, Scope, Used, What, Window, Windows};
 pub use control::{
     ApiKey, ArtifactFacts, Control, DEFAULT_WORKSPACE, Directory, GrantTerms, LimitOf, Member, NewKey, OPERATOR,
@@ -45,9 +47,28 @@ pub use usage::{
 pub struct Store {
     database: Database,
     blobs: Blobs,
+    dir: PathBuf,
     pepper: Pepper,
-    /// Held while a row and the blob that it names are added or removed together.
-    pairing: Mutex<()>,
+    /// Held while a row and the blob that it names are added or removed together: one for some of the blobs.
+    pairings: [Mutex<()>; 64],
+}
+
+/// What of a site's state is not in its folder.
+#[derive(Clone, Default)]
+pub struct Places {
+    /// Address of PostgreSQL 15 or later. It holds a password where the server asks for one: it is in no message.
+    pub database: Option<Zeroizing<String>>,
+    pub blobs: Option<S3Settings>,
+}
+
+impl Places {
+    /// Whether the site in this folder has its blobs on the disk, or none yet.
+    ///
+    /// # Errors
+    /// A folder that cannot be read.
+    pub fn has_blobs_on_disk(dir: &Path) -> Result<bool, StoreError> {
+        place::is_disk(dir, "blobs")
+    }
 }
 
 impl Store {
@@ -56,18 +77,24 @@ impl Store {
     /// # Errors
     /// A folder that cannot be written, a damaged database, or one of a newer Falaj.
     pub async fn open(dir: &Path) -> Result<Self, StoreError> {
-        let blobs = Blobs::open(&dir.join("blobs")).await?;
-        Self::over(Database::sqlite(&dir.join("state.db")).await?, blobs, dir)
+        Self::open_at(dir, &Places::default()).await
     }
 
-    /// As [`Store::open`], with the rows in PostgreSQL 15 or later; bytes and the pepper stay in `dir`. `url` holds a password
-    /// where the server asks for one: it is in no message.
+    /// As [`Store::open`], with rows or bytes elsewhere; the pepper stays in `dir`. S3 is not asked for anything yet.
     ///
     /// # Errors
-    /// [`StoreError::Unreachable`] where no server answers; those of [`Store::open`].
-    pub async fn open_postgres(dir: &Path, url: &str) -> Result<Self, StoreError> {
-        let blobs = Blobs::open(&dir.join("blobs")).await?;
-        Self::over(Database::postgres(url).await?, blobs, dir)
+    /// [`StoreError::Unreachable`] where no database answers; [`StoreError::Refused`] where this site's rows or blobs are in another
+    /// place than here; those of [`Store::open`].
+    pub async fn open_at(dir: &Path, places: &Places) -> Result<Self, StoreError> {
+        let blobs = Blobs::open(&dir.join("blobs"), places.blobs.as_ref()).await?;
+        place::agree(dir, "blobs", &blobs.place())?;
+        place::agree(dir, "rows", if places.database.is_some() { "postgres" } else { "disk" })?;
+        let database = match &places.database {
+            Some(url) => Database::postgres(url).await?,
+            None => Database::sqlite(&dir.join("state.db")).await?,
+        };
+        let pepper = Pepper::open(&dir.join("key.pepper"))?;
+        Ok(Self { database, blobs, dir: dir.to_path_buf(), pepper, pairings: std::array::from_fn(|_| Mutex::new(())) })
     }
 
     /// Copies all rows to PostgreSQL, whose own site this one then is. Broken off, it goes on where it ended; run while nobody else
@@ -79,12 +106,9 @@ impl Store {
         let target = Database::postgres(url).await?;
         // A site keeps its pepper: it tells this one from any other.
         let site = falaj_artifact::Digest::from_bytes(self.pepper.hash("the site of a move")).to_string();
-        self.database.move_to(&target, &site, progress).await
-    }
-
-    fn over(database: Database, blobs: Blobs, dir: &Path) -> Result<Self, StoreError> {
-        let pepper = Pepper::open(&dir.join("key.pepper"))?;
-        Ok(Self { database, blobs, pepper, pairing: Mutex::new(()) })
+        let moved = self.database.move_to(&target, &site, progress).await?;
+        place::settle(&self.dir, "rows", "postgres")?;
+        Ok(moved)
     }
 
     pub fn blobs(&self) -> &Blobs {

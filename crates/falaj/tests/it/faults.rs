@@ -13,18 +13,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// An answer with what it says of limits.
-struct Answer {
-    status: u16,
-    text: String,
+pub struct Answer {
+    pub status: u16,
+    pub text: String,
 }
 
 impl Answer {
-    fn header(&self, name: &str) -> Option<&str> {
+    pub fn header(&self, name: &str) -> Option<&str> {
         let line = |line: &&str| line.to_lowercase().starts_with(&format!("{name}:"));
         self.text.lines().find(line).map(|line| line[name.len() + 1..].trim())
     }
 
-    fn number(&self, name: &str) -> u64 {
+    pub fn number(&self, name: &str) -> u64 {
         self.header(name).unwrap_or_else(|| panic!("{name} in {}", self.text)).parse().unwrap()
     }
 
@@ -254,7 +254,7 @@ fn start_stream(up: &Up, key: &str) -> BufReader<TcpStream> {
 }
 
 /// A file of about so many bytes, for training.
-fn upload(up: &Up, key: &str, bytes: usize) -> (u16, String) {
+pub fn upload(up: &Up, key: &str, bytes: usize) -> (u16, String) {
     let lines = "{\"text\":\"a line of a long file, of which there are many\"}\n".repeat(bytes / 58);
     let body = format!(
         "--x\r\nContent-Disposition: form-data; name=\"purpose\"\r\n\r\nfine-tune\r\n--x\r\n\

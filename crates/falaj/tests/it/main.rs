@@ -13,9 +13,13 @@ mod eval;
 mod faults;
 mod ledger;
 mod models;
+mod places;
 mod policy;
 mod pull;
 mod run;
+#[path = "../../../store/tests/it/s3.rs"]
+#[expect(dead_code, reason = "the store's own tests ask it for more")]
+mod s3;
 mod site;
 mod stand_in;
 mod token;

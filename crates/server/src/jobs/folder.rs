@@ -48,10 +48,7 @@ impl Jobs {
         for (number, (file, held_out)) in training.chain(validation).enumerate() {
             let stored = self.shared.store.file(workspace, file).await?;
             let name = format!("data-{number}.jsonl");
-            let (from, to) = (self.shared.store.blobs().path(&stored.digest), dir.join(&name));
-            if tokio::fs::hard_link(&from, &to).await.is_err() {
-                tokio::fs::copy(&from, &to).await.map_err(io("copy", &from))?;
-            }
+            self.shared.store.blobs().copy(&stored.digest, &dir.join(&name)).await?;
             if held_out { &mut spec.validation } else { &mut spec.training }.push(name);
         }
         let path = dir.join(SPEC_FILE);

@@ -1,21 +1,20 @@
 //! Files that clients upload for jobs, and what jobs give back. Uploads stream to disk: no file is ever whole in memory.
 
+mod content;
+
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
 use axum::extract::multipart::{Field, Multipart, MultipartError, MultipartRejection};
 use axum::extract::{Extension, FromRequestParts, Path, Query, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, extract::rejection::QueryRejection};
-use falaj_artifact::plain_name;
 use falaj_protocol::files::{DeletedFile, FileList, FileObject, MistralFile, SignedUrl};
 use falaj_protocol::jobs::openai::List;
 use falaj_protocol::{Dialect, Problem};
 use falaj_store::{FileFilter, NewFile, Page, StoredFile, Upload};
 use serde::Deserialize;
-use tokio::io::AsyncReadExt;
 
 use crate::app::App;
 use crate::auth::Caller;
@@ -114,8 +113,8 @@ pub(crate) async fn delete(named: Named) -> Result<Json<DeletedFile>, ApiError> 
     Ok(Json(DeletedFile { id: file.id, object: "file", deleted: true }))
 }
 
-pub(crate) async fn content(named: Named) -> Result<Response, ApiError> {
-    send(named.app.site()?, &named.file).await
+pub(crate) async fn content(named: Named, headers: HeaderMap) -> Result<Response, ApiError> {
+    content::send(named.app.site()?, &named.file, &headers).await
 }
 
 #[derive(Deserialize)]
@@ -151,6 +150,7 @@ pub(crate) async fn signed(
     State(app): State<App>,
     Path((workspace, id)): Path<(String, String)>,
     asked: Result<Query<Signed>, QueryRejection>,
+    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let Query(Signed { expires, signature }) = asked.map_err(|error| bad_query(&error))?;
     let site = app.site()?;
@@ -158,34 +158,11 @@ pub(crate) async fn signed(
         return Err(ApiError::WrongKey);
     }
     let file = site.store.file(&workspace, &id).await?;
-    send(site, &file).await
+    content::send(site, &file, &headers).await
 }
 
 fn link(workspace: &str, id: &str, expires_s: u64) -> String {
     format!("file\n{workspace}\n{id}\n{expires_s}")
-}
-
-async fn send(site: &Site, file: &StoredFile) -> Result<Response, ApiError> {
-    let path = site.store.blobs().path(&file.digest);
-    let reader = tokio::fs::File::open(&path).await.map_err(|error| {
-        tracing::error!(%error, path = %path.display(), "a blob is missing");
-        ApiError::Internal
-    })?;
-    let pieces = futures_util::stream::try_unfold(reader, async |mut reader| {
-        let mut piece = Vec::with_capacity(64 << 10);
-        let count = (&mut reader).take(64 << 10).read_to_end(&mut piece).await?;
-        Ok::<_, std::io::Error>((count > 0).then(|| (Bytes::from(piece), reader)))
-    });
-    let mut response = Response::new(Body::from_stream(pieces));
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(file.bytes));
-    // Names are other people's: only plain characters go into a header.
-    let name = plain_name(&file.name, '_');
-    if let Ok(value) = HeaderValue::from_str(&format!("attachment; filename=\"{name}\"")) {
-        headers.insert(header::CONTENT_DISPOSITION, value);
-    }
-    Ok(response)
 }
 
 /// What a form brought.

@@ -2,7 +2,7 @@
 
 use falaj_store::{FileFilter, NewFile, Page, Store, StoreError, StoredFile};
 
-use crate::Folder;
+use crate::{Folder, blobs};
 
 async fn add(store: &Store, workspace: &str, name: &str, bytes: &[u8]) -> StoredFile {
     let mut upload = store.blobs().begin(1 << 20).await.unwrap();
@@ -13,14 +13,6 @@ async fn add(store: &Store, workspace: &str, name: &str, bytes: &[u8]) -> Stored
     store.add_file(workspace, &file, upload).await.unwrap()
 }
 
-fn blobs(folder: &Folder) -> usize {
-    let mut count = 0;
-    for entry in std::fs::read_dir(folder.0.join("blobs")).unwrap() {
-        count += std::fs::read_dir(entry.unwrap().path()).unwrap().count();
-    }
-    count
-}
-
 #[tokio::test]
 pub(crate) async fn equal_bytes_are_kept_once_and_go_with_the_last_file() {
     let folder = Folder::new();
@@ -28,12 +20,12 @@ pub(crate) async fn equal_bytes_are_kept_once_and_go_with_the_last_file() {
     let one = add(&store, "a", "one.jsonl", b"water for everyone").await;
     let two = add(&store, "b", "two.jsonl", b"water for everyone").await;
     assert_eq!(one.digest, two.digest);
-    assert_eq!(std::fs::read(store.blobs().path(&one.digest)).unwrap(), b"water for everyone");
-    assert_eq!(blobs(&folder), 1);
+    assert_eq!(blobs::read(&store, &one.digest, None).await, b"water for everyone");
+    assert_eq!(blobs::count(&folder), 1);
     store.remove_file("a", &one.id).await.unwrap();
-    assert_eq!(blobs(&folder), 1);
+    assert_eq!(blobs::count(&folder), 1);
     store.remove_file("b", &two.id).await.unwrap();
-    assert_eq!(blobs(&folder), 0);
+    assert_eq!(blobs::count(&folder), 0);
 }
 
 #[tokio::test]
@@ -83,7 +75,7 @@ pub(crate) async fn too_many_bytes_and_dropped_uploads_leave_nothing() {
     upload.write(b"1234").await.unwrap();
     assert!(matches!(upload.write(b"5").await, Err(StoreError::TooLarge { limit_bytes: 4 })));
     drop(upload);
-    assert_eq!(blobs(&folder), 0, "no part is left either");
+    assert_eq!(blobs::count(&folder), 0, "no part is left either");
 }
 
 #[tokio::test]
@@ -95,5 +87,5 @@ pub(crate) async fn expired_files_are_gone() {
     let file = NewFile { name: "old".into(), expires_s: Some(1), ..NewFile::default() };
     assert!(store.add_file("a", &file, upload).await.is_err(), "it had expired before it came");
     assert_eq!(store.sweep_files().await.unwrap(), 1);
-    assert_eq!(blobs(&folder), 0);
+    assert_eq!(blobs::count(&folder), 0);
 }

@@ -1,16 +1,18 @@
-//! The store as `server` uses it: real SQLite, real PostgreSQL, real files.
+//! The store as `server` uses it: real SQLite, real PostgreSQL, real files, a server that speaks S3.
 
+mod blobs;
 mod control;
 mod files;
 mod jobs;
 mod postgres;
+mod s3;
 mod usage;
 mod usage_crash;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use falaj_store::Store;
+use falaj_store::{Places, Store};
 
 /// A folder that goes away with the test.
 pub(crate) struct Folder(pub(crate) PathBuf);
@@ -25,10 +27,8 @@ impl Folder {
     }
 
     pub(crate) async fn open(&self) -> Store {
-        match postgres::database_of(&self.0) {
-            Some(url) => Store::open_postgres(&self.0, &url).await.unwrap(),
-            None => Store::open(&self.0).await.unwrap(),
-        }
+        let database = postgres::database_of(&self.0).map(Into::into);
+        Store::open_at(&self.0, &Places { database, blobs: blobs::place_of(&self.0) }).await.unwrap()
     }
 }
 

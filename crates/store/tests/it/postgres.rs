@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use falaj_store::{JobFilter, NewJob, Page, Store, StoreError};
+use falaj_store::{JobFilter, NewJob, Page, Places, Store, StoreError};
 
 use crate::{Folder, control, files, jobs};
 
@@ -25,6 +25,10 @@ pub(crate) fn database_of(folder: &Path) -> Option<String> {
         .stderr(Stdio::null())
         .status();
     Some(format!("postgres://postgres@localhost/{name}?host={}", socket.display()))
+}
+
+async fn open(folder: &Folder, url: &str) -> Result<Store, StoreError> {
+    Store::open_at(&folder.0, &Places { database: Some(url.to_owned().into()), blobs: None }).await
 }
 
 fn programs() -> Option<PathBuf> {
@@ -142,7 +146,7 @@ async fn a_lost_server_is_named_and_found_again() {
     server.down();
     let error = store.add_job("a", &new).await.unwrap_err();
     assert!(matches!(error, StoreError::Unreachable(_)), "{error}");
-    let error = Store::open_postgres(&folder.0, &url.replace("postgres@", "postgres:hunter2@")).await.unwrap_err();
+    let error = open(&folder, &url.replace("postgres@", "postgres:hunter2@")).await.unwrap_err();
     assert!(matches!(error, StoreError::Unreachable(_)), "{error}");
     assert!(!format!("{error} {error:?}").contains("hunter2"));
     server.up();
@@ -201,7 +205,7 @@ async fn a_move_is_whole_however_often_it_breaks_off() {
 
     // The pepper stays with the folder.
     std::fs::copy(here.0.join("key.pepper"), there.0.join("key.pepper")).unwrap();
-    let target = Store::open_postgres(&there.0, &url).await.unwrap();
+    let target = open(&there, &url).await.unwrap();
     assert_eq!(target.directory().await.unwrap(), before);
     let all = Page { take: 2000, newest_first: false, ..Page::default() };
     let (a, b) =
@@ -219,7 +223,7 @@ async fn a_move_is_whole_however_often_it_breaks_off() {
     assert!(refused.to_string().contains("another site"), "{refused}");
     let used = Folder::new();
     let used_url = database_of(&used.0).unwrap();
-    Store::open_postgres(&used.0, &used_url).await.unwrap().put(&organisation).await.unwrap();
+    open(&used, &used_url).await.unwrap().put(&organisation).await.unwrap();
     let refused = store.move_to_postgres(&used_url, &mut quiet).await.unwrap_err();
     assert!(refused.to_string().contains("did not come from this site"), "{refused}");
     let back = target.move_to_postgres(&used_url, &mut quiet).await.unwrap_err();
